@@ -1,0 +1,67 @@
+"""The ledger: what a program asks of an allocator, in order. Needs no torch.
+
+A ledger is what a `MemoryModel` gives at one batch size and what an allocator replay takes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import NamedTuple
+
+
+class Category(str, Enum):
+    """What a block of memory is for."""
+
+    PARAMETER = "parameter"
+    BUFFER = "buffer"
+    INPUT = "input"
+    GRADIENT = "gradient"
+    OPTIMIZER_STATE = "optimizer_state"
+    ACTIVATION = "activation"
+    TEMPORARY = "temporary"
+    WORKSPACE = "workspace"
+
+
+class Event(NamedTuple):
+    """One request to the allocator.
+
+    `block` names the block within the ledger; a block is allocated once and freed at most once.
+    `size_bytes` is what was asked for, before any rounding; of a free it repeats the block's size.
+    `op` is the index of the op in the `StepGraph` during which this happened, -1 where there is none.
+    """
+
+    is_alloc: bool
+    block: int
+    size_bytes: int
+    category: Category = Category.TEMPORARY
+    op: int = -1
+
+
+@dataclass(slots=True)
+class Ledger:
+    """Ordered events and where the phases of the program begin.
+
+    `phases` holds (name, index of the first event of the phase), in order, names such as `model`,
+    `optimizer`, `step0.batch`, `step0.forward`, `step0.backward`, `step0.optimizer`.
+    """
+
+    events: list[Event] = field(default_factory=list)
+    phases: list[tuple[str, int]] = field(default_factory=list)
+
+    def phase_of(self, index: int) -> str:
+        """Name of the phase that holds event `index`."""
+        name = ""
+        for phase, start in self.phases:
+            if start > index:
+                break
+            name = phase
+        return name
+
+    def live_bytes(self) -> Iterator[int]:
+        """Requested bytes that are live after each event."""
+        live = 0
+        for event in self.events:
+            live += event.size_bytes if event.is_alloc else -event.size_bytes
+            yield live
