@@ -1,0 +1,34 @@
+"""How much memory a PyTorch job takes and the largest batch that fits, without a trial run."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from estimator.device import DeviceProfile
+    from estimator.errors import EstimatorError
+    from estimator.job import TrainingJob
+    from estimator.pipeline import estimate
+    from estimator.result import BatchEstimate, Estimate
+
+_HOMES = {
+    "BatchEstimate": "estimator.result",
+    "DeviceProfile": "estimator.device",
+    "Estimate": "estimator.result",
+    "EstimatorError": "estimator.errors",
+    "TrainingJob": "estimator.job",
+    "estimate": "estimator.pipeline",
+}
+
+__all__ = ["BatchEstimate", "DeviceProfile", "Estimate", "EstimatorError", "TrainingJob", "estimate"]
+
+
+def __getattr__(name: str) -> Any:
+    """Import the public names when they are first used: `import estimator` costs nothing."""
+    if name not in _HOMES:
+        raise AttributeError(f"module 'estimator' has no attribute {name!r}")
+    from importlib import import_module
+
+    return getattr(import_module(_HOMES[name]), name)

@@ -1,0 +1,90 @@
+"""What is trained: one record, checked when it is made."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Annotated, Any, Literal, get_args
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from estimator.errors import JobError
+
+Precision = Literal["fp32", "amp-bf16", "amp-fp16", "bf16", "fp16"]
+Mode = Literal["train", "inference"]
+PRECISIONS: tuple[str, ...] = get_args(Precision)
+
+
+class TrainingJob(BaseModel):
+    """A training step (or an inference step): model, data, loss, optimizer and how they are run.
+
+    `model` is an `nn.Module` or a factory of one; a factory is built without memory, so prefer it.
+    `batch` is a function of the number of samples, an example batch (any pytree of tensors), a `Dataset` or a
+    `DataLoader`. `loss(model, batch)` gives the scalar that is differentiated; without it the model's own
+    `.loss` (a `ModelOutput` or a dict) is taken, or in inference its output. `step(model, optimizer, batch)` replaces loss, backward
+    and optimizer step by a loop of the user's own.
+
+    Raises:
+        JobError: a field is missing, unknown or contradicts another; every problem is named at once.
+    """
+
+    model_config = ConfigDict(arbitrary_types_allowed=True, extra="forbid", frozen=True)
+
+    model: Any
+    batch: Any
+    loss: Callable[..., Any] | None = None
+    optimizer: Callable[..., Any] | str | None = None
+    step: Callable[..., Any] | None = None
+    name: str = "job"
+    precision: Precision = "fp32"
+    mode: Mode = "train"
+    grad_clip: Annotated[float, Field(gt=0)] | None = None
+    accumulation_steps: Annotated[int, Field(ge=1)] = 1
+    grad_scaler: bool = False
+    channels_last: bool = False
+    zero_grad_set_to_none: bool = True
+    batch_dim: int | str | None = None
+    """The batch dimension of an example batch: its index in every tensor, or None to find it."""
+    build: Literal["device", "host"] = "device"
+    """Where the model is built: on the device parameter by parameter, or on the host and then moved."""
+    cudnn_benchmark: bool = False
+    deterministic: bool = False
+    alloc_conf: str = ""
+    """The `PYTORCH_ALLOC_CONF` the job will run with."""
+    notes: tuple[str, ...] = ()
+    """Remarks of whoever made the job (a source, say) that belong in the report as warnings."""
+
+    def __init__(self, **fields: Any) -> None:
+        try:
+            super().__init__(**fields)
+        except ValidationError as error:
+            problems = [f"{'.'.join(map(str, e['loc'])) or 'job'}: {e['msg']} (got {_short(e['input'])})" for e in error.errors()]
+            raise JobError(
+                "the training job is not complete or contradicts itself", problems=problems, where="TrainingJob",
+                hint="see help(estimator.TrainingJob) for what each field takes",
+            ) from None  # fmt: skip
+
+    @field_validator("model", "batch")
+    @classmethod
+    def _given(cls, value: Any) -> Any:
+        if value is None:
+            raise ValueError("must be given")
+        return value
+
+    @model_validator(mode="after")
+    def _consistent(self) -> TrainingJob:
+        if self.mode == "train" and self.optimizer is None and self.step is None:
+            raise ValueError('training needs an optimizer (or step=, or mode="inference")')
+        if self.loss is not None and self.step is not None:
+            raise ValueError("give loss or step, not both")
+        if self.grad_scaler and self.precision != "amp-fp16":
+            raise ValueError(f'grad_scaler goes with precision="amp-fp16", not {self.precision!r}')
+        return self
+
+    def with_(self, **changes: Any) -> TrainingJob:
+        """The same job with some fields changed, checked again."""
+        return TrainingJob(**{**{name: getattr(self, name) for name in type(self).model_fields}, **changes})
+
+
+def _short(value: Any) -> str:
+    text = repr(value) if isinstance(value, (str, int, float, bool, type(None))) else type(value).__name__
+    return text if len(text) <= 80 else text[:77] + "..."

@@ -1,0 +1,57 @@
+"""The registry: one rule an op. A rule is a pure function of shapes and the target; needs no torch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Literal, NamedTuple
+
+from estimator.device import Target
+from estimator.graph import Op
+
+Confidence = Literal["exact", "modelled", "assumed"]
+
+
+class Scratch(NamedTuple):
+    """One hidden allocation of one call.
+
+    `when` is its place in the call's own order: before the call's results are allocated, or after.
+    It is freed when the call returns, unless `key` is set: then it is kept for the life of the process, is
+    made only once per key, and is shared by all calls that name it (a cuBLAS workspace, say).
+    `low_bytes` and `high_bytes` bound it where the rule is not exact.
+    """
+
+    size_bytes: int
+    when: Literal["before", "after"] = "after"
+    key: str | None = None
+    confidence: Confidence = "exact"
+    low_bytes: int | None = None
+    high_bytes: int | None = None
+    freed_early: bool = False
+    """Freed before the call's next allocation: it never lies beside what follows it in the call."""
+
+
+Rule = Callable[[Op, Target], Iterable[Scratch]]
+RULES: dict[str, Rule] = {}
+
+
+def rule(*names: str) -> Callable[[Rule], Rule]:
+    """Register a rule for op names such as `aten.mm.default`; one op has one rule.
+
+    Raises:
+        ValueError: a name has a rule already.
+    """
+
+    def register(function: Rule) -> Rule:
+        for name in names:
+            if name in RULES:
+                raise ValueError(f"{name} has a scratch rule already: {RULES[name].__qualname__}")
+            RULES[name] = function
+        return function
+
+    return register
+
+
+def scratch_of(op: Op, target: Target) -> tuple[Scratch, ...]:
+    """What `op` allocates on `target` besides its results, in order; zero-byte entries are left out."""
+    found = RULES.get(op.name)
+    return () if found is None else tuple(s for s in found(op, target) if s.size_bytes > 0)
