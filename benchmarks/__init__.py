@@ -1,0 +1,1 @@
+"""What measures the estimator: cases, recorded truth, comparisons, peers and speed."""
