@@ -28,6 +28,8 @@ class Scratch(NamedTuple):
     high_bytes: int | None = None
     freed_early: bool = False
     """Freed before the call's next allocation: it never lies beside what follows it in the call."""
+    results_before: int | None = None
+    """How many of the call's results are allocated before this one; None: none or all of them, as `when` says."""
 
 
 Rule = Callable[[Op, Target], Iterable[Scratch]]
