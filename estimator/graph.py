@@ -22,12 +22,17 @@ _ITEMSIZE = {
 
 
 class TensorSpec(NamedTuple):
-    """A tensor without its data. `storage` names its storage within one `StepGraph` (-1: not on the device)."""
+    """A tensor without its data.
+
+    `storage` names its storage within one `StepGraph` (-1: not on the device). `source` is the index of the op
+    whose result it is (-1: it was there before any op).
+    """
 
     dtype: str
     shape: tuple[int, ...]
     stride: tuple[int, ...]
     storage: int = -1
+    source: int = -1
 
     @property
     def itemsize(self) -> int:
@@ -82,6 +87,8 @@ class Op:
     module: str = ""
     phase: str = ""
     backward_thread: bool = False
+    end: int = 0
+    """Number of the graph's events when the call returned: its place in their order."""
 
     def tensors(self) -> Iterator[TensorSpec]:
         """The tensors among the arguments, in order."""

@@ -1,0 +1,6 @@
+"""From traces at a few batch sizes to a model that gives the ledger at any: `fit(graphs, ...) -> MemoryModel`."""
+
+from estimator.fit.align import compare
+from estimator.fit.model import MemoryModel, fit
+
+__all__ = ["MemoryModel", "compare", "fit"]

@@ -1,0 +1,36 @@
+"""Do two traces tell the same story at two batch sizes: the same ops, the same storages born and dying in order?"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from estimator.graph import StepGraph
+
+
+@dataclass(frozen=True, slots=True)
+class Parting:
+    """Where two traces part: text for a person, "" where they do not."""
+
+    text: str = ""
+
+    def __bool__(self) -> bool:
+        return bool(self.text)
+
+
+def compare(first: StepGraph, second: StepGraph) -> Parting:
+    """Find the first place where two traces differ in structure; sizes may differ, order and ops may not."""
+    sizes = f"batch sizes {first.batch_size} and {second.batch_size}"
+    for index, (a, b) in enumerate(zip(first.ops, second.ops, strict=False)):
+        if a.name != b.name:
+            return Parting(f"{sizes} part at op {index} of {a.phase}, module {a.module!r}: {a.name} and {b.name}")
+    if len(first.ops) != len(second.ops):
+        longer = max(first, second, key=lambda g: len(g.ops))
+        op = longer.ops[min(len(first.ops), len(second.ops))]
+        return Parting(f"{sizes} give {len(first.ops)} and {len(second.ops)} ops; the longer goes on with {op.name} in {op.phase}, module {op.module!r}")
+    for index, (x, y) in enumerate(zip(first.events, second.events, strict=False)):
+        if (x.is_alloc, x.storage, x.op) != (y.is_alloc, y.storage, y.op):
+            op = first.ops[max(x.op, 0)]
+            return Parting(f"{sizes} part at event {index} near {op.name} in {op.phase}, module {op.module!r}: storages live differently long")
+    if len(first.events) != len(second.events):
+        return Parting(f"{sizes} give {len(first.events)} and {len(second.events)} allocator events")
+    return Parting()

@@ -1,0 +1,61 @@
+"""Integers as exact polynomials in the batch size, through two or three calibration points."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from fractions import Fraction
+from typing import Any, NamedTuple
+
+from estimator.errors import FitError
+from estimator.graph import TensorSpec
+
+
+class Curve(NamedTuple):
+    """`constant + per_sample * n + per_pair * n**2`, exact; evaluates to an integer at every batch size."""
+
+    constant: Fraction
+    per_sample: Fraction = Fraction(0)
+    per_pair: Fraction = Fraction(0)
+
+    def at(self, n: int) -> int:
+        """The value at batch size `n`, rounded up where a fraction is left."""
+        value = self.constant + self.per_sample * n + self.per_pair * n * n
+        return -((-value.numerator) // value.denominator)
+
+    @property
+    def degree(self) -> int:
+        return 2 if self.per_pair else 1 if self.per_sample else 0
+
+
+def curve_through(sizes: Sequence[int], values: Sequence[int]) -> Curve:
+    """The polynomial of lowest degree through the points: a constant, a line, or with three points a parabola."""
+    if all(v == values[0] for v in values):
+        return Curve(Fraction(values[0]))
+    slope = Fraction(values[1] - values[0], sizes[1] - sizes[0])
+    line = Curve(values[0] - slope * sizes[0], slope)
+    if len(sizes) == 2 or all(line.at(n) == v for n, v in zip(sizes[2:], values[2:], strict=True)):
+        return line
+    (x0, x1, x2), (y0, y1, y2) = sizes[:3], values[:3]
+    second = Fraction(y2 - y1, x2 - x1)
+    bend = (second - slope) / (x2 - x0)
+    return Curve(y0 - slope * x0 + bend * x0 * x1, slope - bend * (x0 + x1), bend)
+
+
+def interpolate(first: Any, second: Any, sizes: tuple[int, int], n: int) -> Any:
+    """An op's argument at batch size `n`, from the same argument at two sizes: integers follow a line."""
+    if first == second and type(first) is type(second):
+        return first
+    if isinstance(first, TensorSpec) and isinstance(second, TensorSpec):
+        return TensorSpec(
+            first.dtype, interpolate(first.shape, second.shape, sizes, n), interpolate(first.stride, second.stride, sizes, n), first.storage
+        )  # fmt: skip
+    if isinstance(first, tuple) and isinstance(second, tuple) and len(first) == len(second):
+        return tuple(interpolate(a, b, sizes, n) for a, b in zip(first, second, strict=True))
+    if isinstance(first, int) and isinstance(second, int):
+        return first + (second - first) * (n - sizes[0]) // (sizes[1] - sizes[0])
+    if isinstance(first, float) and isinstance(second, float):
+        return first + (second - first) * (n - sizes[0]) / (sizes[1] - sizes[0])
+    raise FitError(
+        "an op's arguments differ between two batch sizes in more than numbers", got=f"{first!r} and {second!r}",
+        where=f"batch sizes {sizes[0]} and {sizes[1]}",
+    )  # fmt: skip

@@ -1,0 +1,254 @@
+"""The memory model: bytes per event as exact lines in the batch size, and the ledger they give at any batch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from fractions import Fraction
+from typing import Any, Protocol
+
+from estimator.errors import FitError
+from estimator.fit.align import compare
+from estimator.fit.lines import Curve, curve_through, interpolate
+from estimator.fit.repeat import repeated
+from estimator.graph import Op, StepGraph
+from estimator.ledger import Category, Event, Ledger
+
+
+class Hidden(Protocol):
+    """What a scratch rule says of one hidden allocation (see `estimator.scratch.Scratch`)."""
+
+    size_bytes: int
+    when: Any
+    key: str | None
+    low_bytes: int | None
+    high_bytes: int | None
+    freed_early: bool
+
+
+ScratchOf = Callable[[Op], Iterable[Any]]
+
+
+class MemoryModel:
+    """`at(n)` gives the whole program's ledger at batch size `n`.
+
+    `curves[s]` are the bytes of storage `s`; what kernels take besides is asked of the scratch rules at the
+    shapes of that batch, as some rules have thresholds.
+    """
+
+    def __init__(self, graphs: Sequence[StepGraph], scratch_of: ScratchOf, has_scratch: Callable[[Op], bool], total_steps: int) -> None:
+        self.calibration_sizes = tuple(g.batch_size for g in graphs)
+        self._scratch_of = scratch_of
+        first, second = graphs[0], graphs[1]
+        self._pair = (first.batch_size, second.batch_size)
+        births = [[e.size_bytes for e in g.events if e.is_alloc] for g in graphs]
+        self.curves: list[Curve] = [curve_through(self.calibration_sizes, values) for values in zip(*births, strict=True)]
+        self.ops, self._others = first.ops, second.ops
+        self.graph = first
+        self.repeats, self.repeat_problem = repeated(first, total_steps)
+        self.categories = _categories(first)
+        self._scratched = [has_scratch(op) for op in first.ops]
+        self._plan = list(self._ordered())
+        self._evaluated: dict[tuple[int, str], list[tuple[Any, ...]]] = {}
+
+    # ------------------------------------------------------------ what it says in all
+
+    @property
+    def degree(self) -> int:
+        """Highest power of the batch size that any storage follows: 1, or 2 for batch-by-batch tensors."""
+        return max((c.degree for c in self.curves), default=0)
+
+    @property
+    def quadratic(self) -> list[tuple[int, Curve]]:
+        """Storages whose bytes grow with the square of the batch size."""
+        return [(s, c) for s, c in enumerate(self.curves) if c.degree == 2]
+
+    def bytes_of(self, category: Category) -> tuple[Fraction, Fraction]:
+        """(fixed, per sample) bytes of all storages of a category that are born in one steady step or before."""
+        chosen = [self.curves[s] for s in self._steady_storages() if self.categories.get(s) is category]
+        return sum((c.constant for c in chosen), Fraction(0)), sum((c.per_sample for c in chosen), Fraction(0))
+
+    @property
+    def per_sample_bytes(self) -> Fraction:
+        """Bytes per sample of all that is live at the end of a steady step's forward pass."""
+        return sum((self.curves[s].per_sample for s in self._live_after_forward()), Fraction(0))
+
+    @property
+    def fixed_bytes(self) -> Fraction:
+        """Bytes independent of the batch, live at the end of a steady step's forward pass."""
+        return sum((self.curves[s].constant for s in self._live_after_forward()), Fraction(0))
+
+    def _live_after_forward(self) -> list[int]:
+        ends = [start for name, start in self.graph.phases if name.split(".")[-1].startswith("backward")]
+        stop = ends[-1] if ends else len(self.graph.events)
+        live: dict[int, None] = {}
+        for e in self.graph.events[:stop]:
+            if e.is_alloc:
+                live[e.storage] = None
+            else:
+                live.pop(e.storage, None)
+        return list(live)
+
+    def _steady_storages(self) -> list[int]:
+        starts = [start for name, start in self.graph.phases if name.endswith(".batch")]
+        last = starts[-1] if starts else 0
+        before: dict[int, None] = {}
+        for e in self.graph.events[:last]:
+            if e.is_alloc:
+                before[e.storage] = None
+            else:
+                before.pop(e.storage, None)
+        return [*before, *(e.storage for e in self.graph.events[last:] if e.is_alloc)]
+
+    # ------------------------------------------------------------ the ledger at a batch size
+
+    def _ordered(self) -> Iterable[tuple[str, int]]:
+        """The program's order: ("event", index), ("before", op), ("after", op), ("phase", index)."""
+        graph = self.graph
+        position, phase = 0, 0
+
+        def events(stop: int) -> Iterable[tuple[str, int]]:
+            nonlocal position, phase
+            while position < stop:
+                while phase < len(graph.phases) and graph.phases[phase][1] <= position:
+                    yield "phase", phase
+                    phase += 1
+                yield "event", position
+                position += 1
+
+        for index, op in enumerate(graph.ops):
+            if not self._scratched[index]:
+                continue
+            start = position
+            while start < op.end and not (graph.events[start].is_alloc and graph.events[start].op >= index):
+                start += 1
+            yield from events(start)
+            while phase < len(graph.phases) and graph.phases[phase][1] <= position and graph.phases[phase][0] == op.phase:
+                yield "phase", phase
+                phase += 1
+            yield "before", index
+            yield from events(op.end)
+            yield "after", index
+        yield from events(len(graph.events))
+        for rest in range(phase, len(graph.phases)):
+            yield "phase", rest
+
+    def scratch_at(self, index: int, n: int) -> list[tuple[Any, ...]]:
+        """Hidden allocations of op `index` at batch size `n`, as the rules' records."""
+        op, other = self.ops[index], self._others[index]
+        sizes = self._pair
+        args = interpolate(_bare(op.args), _bare(other.args), sizes, n)
+        kwargs = {k: interpolate(_bare(v), _bare(other.kwargs[k]), sizes, n) for k, v in op.kwargs.items()}
+        outputs = interpolate(_bare(op.outputs), _bare(other.outputs), sizes, n)
+        key = (n, repr((op.name, args, kwargs, outputs, op.backward_thread)))
+        found = self._evaluated.get(key)
+        if found is None:
+            moved = Op(op.name, args, kwargs, outputs, op.module, op.phase, op.backward_thread, op.end)
+            found = self._evaluated[key] = list(self._scratch_of(moved))
+        return found
+
+    def at(self, n: int, which: str = "typical") -> Ledger:
+        """The ledger at batch size `n`; `which` of "low", "typical", "high" chooses where a rule has an interval.
+
+        Raises:
+            ValueError: `n` is below 1.
+        """
+        if n < 1:
+            raise ValueError(f"batch size must be 1 or more, got {n}")
+        sizes = [curve.at(n) for curve in self.curves]
+        writer = _Writer(self, sizes, n, which)
+        for kind, index in self._plan:
+            writer.write(kind, index)
+        self.repeats.append_to(writer.ledger)
+        return writer.ledger
+
+
+class _Writer:
+    """Writes a ledger, event by event, with the scratch of ops between them."""
+
+    def __init__(self, model: MemoryModel, sizes: list[int], n: int, which: str) -> None:
+        self.ledger = Ledger()
+        self._model, self._sizes, self._n = model, sizes, n
+        self._attribute = {"low": "low_bytes", "high": "high_bytes"}.get(which)
+        self._next = len(sizes)
+        self._keys: set[str] = set()
+        self._during: list[tuple[int, int]] = []
+
+    def write(self, kind: str, index: int) -> None:
+        events = self.ledger.events
+        if kind == "event":
+            e = self._model.graph.events[index]
+            if (size := self._sizes[e.storage]) > 0:
+                events.append(Event(e.is_alloc, e.storage, size, self._model.categories[e.storage], e.op))
+        elif kind == "phase":
+            self.ledger.phases.append((self._model.graph.phases[index][0], len(events)))
+        elif kind == "before":
+            self._scratch(index, "before")
+        else:
+            self._scratch(index, "after")
+            for block, size in self._during:
+                events.append(Event(False, block, size, Category.TEMPORARY, index))
+            self._during.clear()
+
+    def _scratch(self, index: int, when: str) -> None:
+        events = self.ledger.events
+        for s in self._model.scratch_at(index, self._n):
+            if s.when != when or (s.key is not None and s.key in self._keys):
+                continue
+            bound = getattr(s, self._attribute) if self._attribute else None
+            size = s.size_bytes if bound is None else bound
+            if size <= 0:
+                continue
+            block, self._next = self._next, self._next + 1
+            category = Category.TEMPORARY if s.key is None else Category.WORKSPACE
+            events.append(Event(True, block, size, category, index))
+            if s.key is not None:
+                self._keys.add(s.key)
+            elif s.freed_early:
+                events.append(Event(False, block, size, category, index))
+            else:
+                self._during.append((block, size))
+
+
+def _bare(value: Any) -> Any:
+    """An argument without the identities of its tensors, so that equal calls are seen to be equal."""
+    from estimator.graph import TensorSpec
+
+    if isinstance(value, TensorSpec):
+        return TensorSpec(value.dtype, value.shape, value.stride)
+    return tuple(_bare(v) for v in value) if isinstance(value, tuple) else value
+
+
+def _categories(graph: StepGraph) -> list[Category]:
+    """Roles by storage: as labelled; else an activation if born in a forward and alive when a backward begins."""
+    born: dict[int, tuple[int, str]] = {}
+    spans: dict[int, tuple[int, int]] = {}
+    for index, e in enumerate(graph.events):
+        if e.is_alloc:
+            born[e.storage] = (index, graph.ops[e.op].phase if e.op >= 0 else "")
+            spans[e.storage] = (index, len(graph.events))
+        else:
+            spans[e.storage] = (born[e.storage][0], index)
+    backwards = [start for name, start in graph.phases if name.split(".")[-1].startswith("backward")]
+    out = []
+    for storage in range(len(born)):
+        category = graph.categories.get(storage)
+        if category is None:
+            begin, end = spans[storage]
+            forward = born[storage][1].split(".")[-1].startswith("forward")
+            kept = forward and any(begin < start <= end for start in backwards)
+            category = Category.ACTIVATION if kept else Category.TEMPORARY
+        out.append(category)
+    return out
+
+
+def fit(graphs: Sequence[StepGraph], scratch_of: ScratchOf, has_scratch: Callable[[Op], bool], total_steps: int) -> MemoryModel:
+    """Fit traces of one job at two or three batch sizes.
+
+    Raises:
+        FitError: the traces differ in structure, so that no event-by-event model exists.
+    """
+    for other in graphs[1:]:
+        parting = compare(graphs[0], other)
+        if parting:
+            raise FitError("the step is not the same program at two batch sizes", got=parting.text)
+    return MemoryModel(graphs, scratch_of, has_scratch, total_steps)

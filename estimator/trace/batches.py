@@ -1,0 +1,154 @@
+"""The user's data as a function of the batch size: a factory, an example, a Dataset or a DataLoader."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils._pytree import tree_flatten, tree_leaves, tree_unflatten
+from torch.utils.data import DataLoader, Dataset, IterableDataset, default_collate
+
+from estimator.errors import JobError
+
+BatchMaker = Callable[[int], Any]
+"""Makes a pytree of host tensors for a number of samples."""
+
+
+def batch_maker(given: Any, batch_dim: int | str | None = None) -> BatchMaker:
+    """Turn what a job gives as its data into a function of the batch size.
+
+    A function is taken as it is. A `DataLoader` or `Dataset` is collated at two sizes and the tensors' shapes
+    followed from there. An example batch needs its batch dimension: named, or the one length that all of its
+    tensors share in their first dimension.
+
+    Raises:
+        JobError: no batch dimension can be told, or the data give no batch.
+    """
+    if isinstance(given, DataLoader):
+        return _Collated(_loader_samples(given), given.collate_fn or default_collate)
+    if isinstance(given, Dataset) or (hasattr(given, "__getitem__") and hasattr(given, "__len__") and not _is_pytree(given)):
+        return _Collated(_dataset_samples(given), default_collate)
+    if callable(given) and not isinstance(given, Tensor):
+        return given  # type: ignore[no-any-return]
+    return _Example(given, batch_dim)
+
+
+def _is_pytree(value: Any) -> bool:
+    return isinstance(value, (Tensor, list, tuple, dict)) or dataclasses.is_dataclass(value)
+
+
+def _dataset_samples(data: Any) -> Callable[[], Iterator[Any]]:
+    if isinstance(data, IterableDataset):
+        return lambda: iter(data)
+    return lambda: (data[i] for i in range(len(data)))
+
+
+def _loader_samples(loader: DataLoader[Any]) -> Callable[[], Iterator[Any]]:
+    if loader.batch_sampler is None and loader.batch_size is None:
+        raise JobError(
+            "the DataLoader makes no batches of its own", got="batch_size=None, no batch_sampler", where="TrainingJob.batch",
+            allowed="a DataLoader with a batch size, a Dataset, or a function of n", hint="give batch=lambda n: ...",
+        )  # fmt: skip
+    return _dataset_samples(loader.dataset)
+
+
+class _Example:
+    """An example batch, grown or shrunk along its batch dimension by repeating rows."""
+
+    def __init__(self, example: Any, batch_dim: int | str | None) -> None:
+        self._leaves, self._tree = tree_flatten(example)
+        tensors = [t for t in self._leaves if isinstance(t, Tensor)]
+        if not tensors:
+            raise JobError("the example batch has no tensor", got=type(example).__name__, where="TrainingJob.batch")
+        self._dims = self._find(tensors, batch_dim)
+
+    @staticmethod
+    def _find(tensors: list[Tensor], batch_dim: int | str | None) -> list[int | None]:
+        if isinstance(batch_dim, str):
+            dims = [t.names.index(batch_dim) if batch_dim in (t.names or ()) else None for t in tensors]
+            if all(d is None for d in dims):
+                raise JobError("no tensor of the batch has the named dimension", got=batch_dim, where="TrainingJob.batch_dim")
+            return dims
+        if batch_dim is not None:
+            bad = [tuple(t.shape) for t in tensors if t.dim() and not -t.dim() <= batch_dim < t.dim()]
+            if bad:
+                raise JobError(f"batch_dim={batch_dim} is not a dimension of every tensor", got=str(bad[0]), where="TrainingJob.batch_dim")
+            return [batch_dim % t.dim() if t.dim() else None for t in tensors]
+        lengths = {t.shape[0] for t in tensors if t.dim()}
+        if len(lengths) != 1:
+            raise JobError(
+                "the example batch does not show its batch dimension", got=f"first dimensions {sorted(lengths)}", where="TrainingJob.batch",
+                allowed="tensors that agree in their first dimension", hint="name it with batch_dim=, or give batch=lambda n: ...",
+            )  # fmt: skip
+        return [0 if t.dim() else None for t in tensors]
+
+    def __call__(self, n: int) -> Any:
+        dims = iter(self._dims)
+        return tree_unflatten([_resize(t, next(dims), n) if isinstance(t, Tensor) else t for t in self._leaves], self._tree)
+
+
+def _resize(t: Tensor, dim: int | None, n: int) -> Tensor:
+    """`n` rows along `dim`, made by repeating those of `t`; data only where values can matter."""
+    if dim is None:
+        return t
+    if t.dtype.is_floating_point or t.dtype.is_complex or t.device.type != "cpu":
+        shape = [n if i == dim else s for i, s in enumerate(t.shape)]
+        return torch.empty(shape, dtype=t.dtype)
+    return t.detach().index_select(dim, torch.arange(n) % max(t.shape[dim], 1))
+
+
+class _Collated:
+    """Samples of a dataset, collated: really at small sizes, by following the shapes beyond what it holds."""
+
+    MOST = 64
+    """Samples that are really collated; a larger batch repeats these."""
+
+    def __init__(self, samples: Callable[[], Iterator[Any]], collate: Callable[[list[Any]], Any]) -> None:
+        self._samples, self._collate = samples, collate
+        self._taken: list[Any] = []
+        self._source: Iterator[Any] | None = None
+
+    def _take(self, n: int) -> list[Any]:
+        if self._source is None:
+            self._source = self._samples()
+        while len(self._taken) < min(n, self.MOST):
+            try:
+                self._taken.append(next(self._source))
+            except StopIteration:
+                break
+        if not self._taken:
+            raise JobError("the dataset is empty", where="TrainingJob.batch", hint="give a dataset with at least one sample")
+        return [self._taken[i % len(self._taken)] for i in range(n)]
+
+    def __call__(self, n: int) -> Any:
+        try:
+            return self._collate(self._take(n))
+        except JobError:
+            raise
+        except Exception as error:
+            raise JobError(
+                f"the collate function fails on {n} samples", got=f"{type(error).__name__}: {error}", where="TrainingJob.batch",
+                hint="give a collate function that takes any number of samples, or batch=lambda n: ...",
+            ) from error  # fmt: skip
+
+
+def check_scales(make: BatchMaker, first: int, second: int) -> None:
+    """Check that batches of two sizes differ, in tensors' shapes alone and the same tensors each time.
+
+    Raises:
+        JobError: the batch ignores its size, or its structure depends on it.
+    """
+    shapes = []
+    for n in (first, second):
+        leaves = [t for t in tree_leaves(make(n)) if isinstance(t, Tensor)]
+        if not leaves:
+            raise JobError("the batch has no tensor", got=f"batch({n})", where="TrainingJob.batch")
+        shapes.append([tuple(t.shape) for t in leaves])
+    if shapes[0] == shapes[1]:
+        raise JobError(
+            "the batch does not depend on the number of samples", got=f"the same shapes {shapes[0][:4]} for {first} and {second}",
+            where="TrainingJob.batch", hint="give a function that makes n samples: batch=lambda n: torch.randn(n, ...)",
+        )  # fmt: skip

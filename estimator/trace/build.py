@@ -1,0 +1,156 @@
+"""The user's model on the trace's device: built without memory, or a live module lent for the time of a trace."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
+
+from estimator.errors import JobError
+from estimator.ledger import Category
+from estimator.trace.recorder import DEVICE, Recorder
+from estimator.trace.values import known_value, set_known
+
+DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
+"""Dtype in which the weights of a pure low-precision job are made."""
+
+
+@contextlib.contextmanager
+def default_dtype(precision: str) -> Iterator[None]:
+    """Make floating-point tensors in the precision's dtype unless told otherwise."""
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(DTYPES.get(precision, before))
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(before)
+
+
+def make_model(given: Any, precision: str, recorder: Recorder, *, on_device: bool) -> nn.Module:
+    """Call the job's factory under the meta device, or take its live module.
+
+    With `on_device` the factory's own allocations are recorded, in its order.
+
+    Raises:
+        JobError: what comes out is no `nn.Module`.
+    """
+    if isinstance(given, nn.Module):
+        return given
+    recorder.recording = on_device
+    try:
+        with torch.device("meta"), default_dtype(precision), recorder:
+            model = given()
+    finally:
+        recorder.recording = True
+    if not isinstance(model, nn.Module):
+        raise JobError(
+            "the model factory gives no nn.Module", got=type(model).__name__, where="TrainingJob.model", allowed="an nn.Module or a function of no arguments that returns one",
+        )  # fmt: skip
+    return model
+
+
+class _Faker:
+    """Makes one fake on the trace's device for each tensor; what shared storage keeps sharing it."""
+
+    def __init__(self, mode: FakeTensorMode, precision: str) -> None:
+        self._mode = mode
+        self._dtype = DTYPES.get(precision)
+        self._made: dict[int, Tensor] = {}
+        self._storages: dict[int, Tensor] = {}
+        self._kept: list[Tensor] = []
+
+    def __call__(self, t: Tensor) -> Tensor:
+        if id(t) in self._made:
+            return self._made[id(t)]
+        if isinstance(t, FakeTensor):
+            fake: Tensor = t
+        else:
+            fake = FakeTensor(self._mode, t.detach() if t.is_meta else self._like(t), DEVICE)
+            values = known_value(t)
+            if values is not None:
+                set_known(fake, values.detach().clone())
+        if isinstance(t, nn.Parameter):
+            extra = {k: v for k, v in t.__dict__.items() if k != "_known"}
+            fake = nn.Parameter(fake, t.requires_grad)
+            fake.__dict__.update({k: v for k, v in extra.items() if k not in fake.__dict__})
+        self._made[id(t)] = fake
+        self._kept.append(t)  # an id is only good while its object lives
+        return fake
+
+    def _like(self, t: Tensor) -> Tensor:
+        """A meta tensor with the layout of a real one, on one meta storage for each real storage."""
+        dtype = self._dtype if self._dtype is not None and t.is_floating_point() else t.dtype
+        storage = t.untyped_storage()
+        count = storage.nbytes() // t.element_size()
+        base = self._storages.get(storage._cdata)
+        if base is None or base.dtype != dtype:
+            base = self._storages[storage._cdata] = torch.empty(count, dtype=dtype, device="meta")
+        return base.as_strided(t.shape, t.stride(), t.storage_offset())
+
+
+@contextlib.contextmanager
+def lent(model: nn.Module, mode: FakeTensorMode, precision: str) -> Iterator[None]:
+    """Swap every parameter and buffer of `model` for a fake, and give everything back at the end.
+
+    Every module's whole `__dict__` comes back too, so that attributes a forward sets leave nothing behind.
+    """
+    faker = _Faker(mode, precision)
+    before = [
+        (m, {k: (dict(v) if isinstance(v, dict) else v) for k, v in m.__dict__.items()}, {k: v for k, v in m.__dict__.items() if isinstance(v, dict)})
+        for m in model.modules()
+    ]
+    try:
+        for module in model.modules():
+            for held in (module._parameters, module._buffers):
+                for name, t in held.items():
+                    if t is not None and not nn.parameter.is_lazy(t):
+                        held[name] = faker(t)
+            for name, value in list(module.__dict__.items()):
+                if isinstance(value, Tensor):
+                    module.__dict__[name] = faker(value)
+        yield
+    finally:
+        for module, attributes, dicts in before:
+            module.__dict__.clear()
+            for name, value in attributes.items():
+                if name in dicts:
+                    dicts[name].clear()
+                    dicts[name].update(value)
+                    value = dicts[name]
+                module.__dict__[name] = value
+
+
+def in_move_order(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    """Parameters and buffers in the order in which `Module.to` moves them: children first.
+
+    Source: torch/nn/modules/module.py, Module._apply, 2.13.
+    """
+    seen: set[int] = set()
+
+    def walk(module: nn.Module, prefix: str) -> Iterator[tuple[str, Tensor]]:
+        for name, child in module._modules.items():
+            if child is not None:
+                yield from walk(child, f"{prefix}{name}.")
+        for held in (module._parameters, module._buffers):
+            for name, t in held.items():
+                if t is not None and id(t) not in seen and not nn.parameter.is_lazy(t):
+                    seen.add(id(t))
+                    yield f"{prefix}{name}", t
+
+    yield from walk(model, "")
+
+
+def register_storages(model: nn.Module, recorder: Recorder, *, live: bool) -> None:
+    """Record the storages that the trace has not seen being made, and say which are parameters and buffers."""
+    for _, t in in_move_order(model) if live else ():
+        recorder.adopt(t)
+    for name, p in model.named_parameters():
+        recorder.adopt(p)
+        recorder.label(p, Category.PARAMETER, name)
+    for name, b in model.named_buffers():
+        recorder.adopt(b)
+        recorder.label(b, Category.BUFFER, name)

@@ -1,0 +1,64 @@
+"""Failures of a trace in the user's words: which op, which line, what to do."""
+
+from __future__ import annotations
+
+import contextlib
+import traceback
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+from torch._subclasses.fake_tensor import DataDependentOutputException, DynamicOutputShapeException, UnsupportedOperatorException
+
+from estimator.errors import DataDependentError, EstimatorError, MissingKernelError, TraceError
+from estimator.graph import StepGraph
+
+_OURS = Path(__file__).parents[1]
+_TORCH = Path(torch.__file__).parent
+
+
+def user_line(error: BaseException) -> str:
+    """`file:line in function: source` of the last frame that is neither torch's nor ours, "" if there is none."""
+    for frame in reversed(traceback.extract_tb(error.__traceback__)):
+        path = Path(frame.filename)
+        if _OURS not in path.parents and _TORCH not in path.parents and not frame.filename.startswith("<"):
+            return f"{frame.filename}:{frame.lineno} in {frame.name}: {frame.line or ''}".rstrip(": ")
+    return ""
+
+
+@contextlib.contextmanager
+def explained(graph: StepGraph) -> Iterator[None]:
+    """Turn whatever a trace raises into an `EstimatorError` that names the op and the user's line."""
+    try:
+        yield
+    except (DataDependentOutputException, DynamicOutputShapeException) as error:
+        raise _data_dependent(str(error.func), error, graph) from error
+    except DataDependentError as error:
+        raise _data_dependent(error.got or "", error, graph) from error.__cause__
+    except EstimatorError:
+        raise
+    except (UnsupportedOperatorException, NotImplementedError) as error:
+        raise MissingKernelError(
+            "an op has no kernel for tensors without data", got=str(error).splitlines()[0][:300], where=_where(error, graph),
+            hint="register one with torch.library.register_fake, or allow a tiny real run (--allow-real-run)",
+        ) from error  # fmt: skip
+    except torch.OutOfMemoryError:
+        raise
+    except Exception as error:
+        raise TraceError(
+            "the step fails on tensors without data", got=f"{type(error).__name__}: {str(error)[:500]}", where=_where(error, graph),
+            hint="if the same step runs on real tensors, please report it; --allow-real-run falls back to a tiny real run",
+        ) from error  # fmt: skip
+
+
+def _data_dependent(op: str, error: BaseException, graph: StepGraph) -> DataDependentError:
+    return DataDependentError(
+        "the step branches on, or takes shapes from, values that only a real run has", got=op, where=_where(error, graph),
+        hint="make the step independent of the data, or allow a tiny real run on this machine's CPU (--allow-real-run)",
+    )  # fmt: skip
+
+
+def _where(error: BaseException, graph: StepGraph) -> str:
+    phase = graph.phases[-1][0] if graph.phases else "start"
+    module = graph.ops[-1].module if graph.ops else ""
+    return "; ".join(filter(None, (user_line(error), f"phase {phase}", f"after an op of module {module!r}" if module else "")))

@@ -1,0 +1,179 @@
+"""The thin dispatch mode: every ATen call and the life of every storage become lines of a `StepGraph`."""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from estimator.errors import DataDependentError
+from estimator.graph import Op, StepGraph, StorageEvent, TensorSpec
+from estimator.ledger import Category
+from estimator.trace.paths import ModulePaths
+from estimator.trace.values import READERS, Follower, set_known
+
+DEVICE = torch.device("cpu", 0)
+"""Stands for the target device in a trace. Host tensors are on `cpu` without an index, so the two never mix unseen."""
+
+
+class Recorder(TorchDispatchMode):
+    """Records ops on and storages of the target device; with `whole_host`, of the host too (a CPU target).
+
+    A storage is born when an op first returns it and dies when its Python object is collected, so that lifetimes
+    are those of the real autograd engine and the user's own frames.
+    """
+
+    def __init__(self, graph: StepGraph, fake_mode: FakeTensorMode, paths: ModulePaths, *, whole_host: bool) -> None:
+        super().__init__()
+        self.graph = graph
+        self.values = Follower()
+        self.phase = ""
+        self.recording = True
+        self.on_unknown: Callable[[Any, tuple[Any, ...]], Any] | None = None
+        """Asked for a value that no rule knows; returns None where it does not know either."""
+        self.on_backward: Callable[[], None] | None = None
+        """Told of each op that autograd's backward pass runs."""
+        self._fake_mode = fake_mode
+        self._paths = paths
+        self._whole_host = whole_host
+        self._live: dict[int, tuple[weakref.ref[Any], int]] = {}
+        self._born = 0
+        self._dtype_names: dict[torch.dtype, str] = {}
+
+    # ------------------------------------------------------------ phases and roles
+
+    def mark(self, phase: str) -> None:
+        """Begin a phase."""
+        self.phase = phase
+        self.graph.phases.append((phase, len(self.graph.events)))
+
+    def label(self, tensor: Tensor, category: Category, name: str = "") -> None:
+        """Say what the storage of `tensor` is for. The first label that is given stays."""
+        entry = self._live.get(tensor.untyped_storage()._cdata)
+        if entry is not None:
+            self.graph.categories.setdefault(entry[1], category)
+            if name:
+                self.graph.names.setdefault(entry[1], name)
+
+    def adopt(self, tensor: Tensor) -> None:
+        """Record the storage of a tensor that no recorded op made."""
+        if self._on_device(tensor):
+            self._storage_of(tensor, -1)
+
+    # ------------------------------------------------------------ storages
+
+    def _on_device(self, t: Tensor) -> bool:
+        device = t.fake_device if isinstance(t, FakeTensor) else t.device
+        return self._whole_host or device == DEVICE or device.type == "meta"
+
+    def _storage_of(self, t: Tensor, op: int) -> int:
+        storage = t.untyped_storage()
+        key = storage._cdata
+        entry = self._live.get(key)
+        if entry is not None:
+            return entry[1]
+        number, self._born = self._born, self._born + 1
+        size = storage.nbytes()
+        events, live = self.graph.events, self._live
+
+        def dead(_: Any) -> None:
+            live.pop(key, None)
+            events.append(StorageEvent(False, number, size, len(self.graph.ops) - 1))
+
+        live[key] = (weakref.ref(storage, dead), number)
+        events.append(StorageEvent(True, number, size, op))
+        return number
+
+    # ------------------------------------------------------------ ops
+
+    def _spec(self, t: Tensor) -> TensorSpec:
+        name = self._dtype_names.get(t.dtype)
+        if name is None:
+            name = self._dtype_names[t.dtype] = str(t.dtype).removeprefix("torch.")
+        entry = self._live.get(t.untyped_storage()._cdata) if t.layout is torch.strided else None
+        stride = t.stride() if t.layout is torch.strided else ()
+        return TensorSpec(name, tuple(t.shape), stride, -1 if entry is None else entry[1], t.__dict__.get("_source", -1))
+
+    def _plain(self, value: Any) -> Any:
+        if isinstance(value, Tensor):
+            return self._spec(value)
+        if isinstance(value, (list, tuple)):
+            return tuple(self._plain(v) for v in value)
+        if value is None or isinstance(value, (int, float, bool, str)):
+            return value
+        return str(value)
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        if not self.recording:
+            return self._run(func, args, kwargs)
+        in_backward = torch._C._current_graph_task_id() != -1
+        if in_backward and self.on_backward is not None:
+            self.on_backward()
+        specs = self._plain(args), {k: self._plain(v) for k, v in kwargs.items()}
+        out = self._run(func, args, kwargs)
+        index = len(self.graph.ops)
+        outputs: list[TensorSpec] = []
+        tensors: list[Tensor] = []
+        _collect(out, tensors)
+        born: list[Tensor] = []
+        for t in tensors:
+            if self._on_device(t):
+                if t.layout is torch.strided:
+                    self._storage_of(t, index)
+                born.append(t)
+        if not born and (tensors or not self._touches_device(args)):
+            return out
+        for t in tensors:
+            t._source = index  # type: ignore[attr-defined]
+            outputs.append(self._spec(t))
+        self.graph.ops.append(
+            Op(
+                str(func), specs[0], specs[1], tuple(outputs), self._paths.of_op(in_backward), self.phase, in_backward,
+                len(self.graph.events),
+            )
+        )  # fmt: skip
+        return out
+
+    def _touches_device(self, args: tuple[Any, ...]) -> bool:
+        """Whether an op without results (foreach and fused ops in place) works on device tensors."""
+        given: list[Tensor] = []
+        _collect(args, given)
+        return any(self._on_device(t) for t in given)
+
+    def _run(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        if func in READERS:
+            real = self.values.read(func, args, kwargs)
+            if real is None and self.on_unknown is not None:
+                real = self.on_unknown(func, args)
+            if real is not None:
+                return self._fake_like(real, args)
+            raise DataDependentError(f"the step reads values that only a real run has: {func}", got=str(func))
+        out = func(*args, **kwargs)
+        self.values.follow(func, args, kwargs, out)
+        return out
+
+    def _fake_like(self, real: Any, args: tuple[Any, ...]) -> Any:
+        """Make fakes of the real results of an op that reads values, on the device of its first tensor."""
+        if isinstance(real, Tensor):
+            given = next(a for a in args if isinstance(a, Tensor))
+            with self._fake_mode:
+                out = torch.empty_strided(real.shape, real.stride(), dtype=real.dtype, device=given.device)
+            set_known(out, real)
+            return out
+        return tuple(self._fake_like(r, args) for r in real) if isinstance(real, (tuple, list)) else real
+
+
+def _collect(value: Any, into: list[Tensor]) -> None:
+    if isinstance(value, Tensor):
+        into.append(value)
+    elif isinstance(value, (list, tuple)):
+        for item in value:
+            _collect(item, into)

@@ -1,0 +1,267 @@
+"""The training step, as a user's script runs it, readable from top to bottom."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils._pytree import tree_map_only
+
+from estimator.errors import JobError
+from estimator.job import TrainingJob
+from estimator.ledger import Category
+from estimator.trace.batches import BatchMaker
+from estimator.trace.build import DTYPES
+from estimator.trace.recorder import DEVICE, Recorder
+from estimator.trace.values import set_known
+
+AUTOCAST = {"amp-bf16": torch.bfloat16, "amp-fp16": torch.float16}
+
+
+class StepRunner:
+    """Runs steps of a job on fakes and marks their phases.
+
+    What stays referenced is what a plain loop keeps: the batch until the next one is bound, the loss (in
+    inference: the output) until the next one is bound.
+    """
+
+    def __init__(
+        self,
+        job: TrainingJob,
+        model: nn.Module,
+        optimizer: Any,
+        make_batch: BatchMaker,
+        recorder: Recorder,
+        mode: FakeTensorMode,
+        *,
+        device_type: str,
+    ) -> None:
+        self.job, self.model, self.optimizer, self.make_batch = job, model, optimizer, make_batch
+        self.recorder, self.mode, self.device_type = recorder, mode, device_type
+        self.params = [p for p in model.parameters() if p.requires_grad]
+        self.scaler = torch.amp.GradScaler(device_type) if job.grad_scaler else None
+        self._batch: Any = None
+        self._loss: Any = None
+
+    # ------------------------------------------------------------ data
+
+    def host_batch(self, n: int) -> Any:
+        """The batch as the host makes it: fakes where the user's function can run on them, else real tensors."""
+        recorder = self.recorder
+        recorder.recording, recorder.values.random_is_known = False, True
+        try:
+            with contextlib.ExitStack() as stack:
+                stack.enter_context(torch.random.fork_rng(devices=[]))
+                try:
+                    with self.mode, recorder:
+                        return tree_map_only(Tensor, self._as_host, self.make_batch(n))
+                except JobError:
+                    raise
+                except Exception:
+                    # Many data pipelines leave torch (numpy, PIL): run the function for real.
+                    real = self.make_batch(n)
+                    with self.mode, recorder:
+                        return tree_map_only(Tensor, self._as_host, real)
+        except JobError:
+            raise
+        except Exception as error:
+            raise JobError(
+                f"the batch function fails for {n} samples", got=f"{type(error).__name__}: {error}", where="TrainingJob.batch",
+                allowed="a function of one int that returns a pytree of tensors",
+            ) from error  # fmt: skip
+        finally:
+            recorder.recording, recorder.values.random_is_known = True, False
+
+    def _as_host(self, t: Tensor) -> Tensor:
+        if type(t) is Tensor or isinstance(t, nn.Parameter):
+            real = t.detach()
+            t = self.mode.from_tensor(real.to("meta") if real.device.type != "cpu" else real, static_shapes=True)
+            if real.device.type == "cpu":
+                set_known(t, real)
+        dtype = DTYPES.get(self.job.precision)
+        if dtype is not None and t.is_floating_point():
+            t = t.to(dtype)
+        if self.job.channels_last and t.dim() == 4:
+            t = t.to(memory_format=torch.channels_last)
+        return t
+
+    def to_device(self, host: Any) -> Any:
+        """The batch's copy on the device, tensor by tensor."""
+
+        def move(t: Tensor) -> Tensor:
+            moved = t.to(DEVICE)
+            self.recorder.label(moved, Category.INPUT)
+            return moved
+
+        return tree_map_only(Tensor, move, host)
+
+    # ------------------------------------------------------------ the step
+
+    def run(self, index: int, n: int) -> None:
+        """One step: `accumulation_steps` micro-batches and one optimizer step."""
+        job, mark = self.job, self.recorder.mark
+        for micro in range(job.accumulation_steps):
+            suffix = str(micro) if micro else ""
+            mark(f"step{index}.batch{suffix}")
+            host = self.host_batch(n)
+            self._batch = None
+            with self.mode, self.recorder:
+                self._batch = self.to_device(host)
+                del host
+                if job.step is not None:
+                    self._own_step(index)
+                    continue
+                if not micro and self.optimizer is not None:
+                    self.optimizer.zero_grad(set_to_none=job.zero_grad_set_to_none)
+                mark(f"step{index}.forward{suffix}")
+                self._forward()
+                if job.mode == "inference":
+                    continue
+                self._check_loss()
+                if job.accumulation_steps > 1:
+                    self._loss = self._loss / job.accumulation_steps
+                mark(f"step{index}.backward{suffix}")
+                (self.scaler.scale(self._loss) if self.scaler else self._loss).backward()
+                self._label_gradients()
+        if job.mode == "train" and job.step is None:
+            mark(f"step{index}.optimizer")
+            with self.mode, self.recorder:
+                self._update()
+
+    def _forward(self) -> None:
+        with contextlib.ExitStack() as stack:
+            if self.job.mode == "inference":
+                stack.enter_context(torch.no_grad())
+            if self.job.precision in AUTOCAST:
+                stack.enter_context(torch.autocast(self.device_type, AUTOCAST[self.job.precision]))
+            self._loss = (self.job.loss or default_loss(self.job.mode))(self.model, self._batch)
+
+    def _update(self) -> None:
+        if self.job.grad_clip:
+            if self.scaler:
+                self.scaler.unscale_(self.optimizer)
+            torch.nn.utils.clip_grad_norm_(self.params, self.job.grad_clip)
+        if self.scaler:
+            self.scaler.step(self.optimizer)
+            self.scaler.update()
+        else:
+            self.optimizer.step()
+        self._label_state()
+
+    def _own_step(self, index: int) -> None:
+        """The user's own loop body; its phases are told apart by what autograd and the optimizers do."""
+        assert self.job.step is not None
+        self.recorder.mark(f"step{index}.forward")
+        with PhaseWatch(self.recorder, index, self.label_all):
+            self._loss = self.job.step(self.model, self.optimizer, self._batch)
+
+    # ------------------------------------------------------------ roles
+
+    def label_all(self, optimizer: Any) -> None:
+        """Label gradients and state of any optimizer, also one the user's step made itself."""
+        for group in optimizer.param_groups:
+            for p in group["params"]:
+                if p.grad is not None:
+                    self.recorder.label(p.grad, Category.GRADIENT)
+        _label_state(optimizer, self.recorder)
+
+    def _label_gradients(self) -> None:
+        for p in self.params:
+            if p.grad is not None:
+                self.recorder.label(p.grad, Category.GRADIENT)
+
+    def _label_state(self) -> None:
+        if self.optimizer is not None:
+            _label_state(self.optimizer, self.recorder)
+
+    def _check_loss(self) -> None:
+        loss = self._loss
+        if not isinstance(loss, Tensor):
+            raise JobError(
+                "the loss is not a tensor", got=type(loss).__name__, where="TrainingJob.loss", allowed="a scalar tensor that requires grad",
+                hint="return the loss itself, not a tuple or a float",
+            )  # fmt: skip
+        if loss.numel() != 1:
+            raise JobError(
+                "the loss is not a scalar", got=f"shape {tuple(loss.shape)}", where="TrainingJob.loss", allowed="one element",
+                hint="reduce it, for example with .mean()",
+            )  # fmt: skip
+        if not loss.requires_grad:
+            raise JobError(
+                "the loss does not depend on any trainable parameter", got="a loss without grad_fn", where="TrainingJob.loss",
+                hint='train some parameter, or use mode="inference"',
+            )  # fmt: skip
+
+
+def _label_state(optimizer: Any, recorder: Recorder) -> None:
+    for state in list(optimizer.state.values()):
+        tree_map_only(Tensor, lambda t: recorder.label(t, Category.OPTIMIZER_STATE), dict(state) if isinstance(state, dict) else state)
+
+
+def default_loss(mode: str) -> Callable[[nn.Module, Any], Any]:
+    """Call the model on the batch as its kind suggests, and take the output's own loss in training."""
+
+    def call(model: nn.Module, batch: Any) -> Any:
+        if isinstance(batch, dict):
+            out = model(**batch)
+        else:
+            out = model(*batch) if isinstance(batch, (tuple, list)) else model(batch)
+        if mode == "inference":
+            return out
+        found = out.get("loss") if isinstance(out, dict) else getattr(out, "loss", out if isinstance(out, Tensor) else None)
+        if found is None:
+            raise JobError(
+                "there is no loss", got=f"an output of type {type(out).__name__} without .loss", where="TrainingJob.loss",
+                hint="give loss=lambda model, batch: ...",
+            )  # fmt: skip
+        return found
+
+    return call
+
+
+class PhaseWatch:
+    """Marks the phases of a step that is the user's own: forward, backward, optimizer."""
+
+    def __init__(self, recorder: Recorder, index: int, label: Callable[[Any], None]) -> None:
+        self._recorder, self._index, self._label = recorder, index, label
+        self._handles: list[Any] = []
+        self._counts: dict[str, int] = {}
+
+    def __enter__(self) -> PhaseWatch:
+        from torch.nn.modules import module
+        from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
+
+        def before(optimizer: Any, *_: Any) -> None:
+            self._label(optimizer)
+            self._to("optimizer")
+
+        def after(optimizer: Any, *_: Any) -> None:
+            self._label(optimizer)
+            self._to("forward")
+
+        def entered(*_: Any) -> None:
+            if torch._C._current_graph_task_id() == -1:
+                self._to("forward")
+
+        self._recorder.on_backward = lambda: self._to("backward")
+        self._handles = [
+            register_optimizer_step_pre_hook(before),
+            register_optimizer_step_post_hook(after),
+            module.register_module_forward_pre_hook(entered),
+        ]
+        return self
+
+    def __exit__(self, *_: Any) -> None:
+        self._recorder.on_backward = None
+        for handle in self._handles:
+            handle.remove()
+
+    def _to(self, kind: str) -> None:
+        if self._recorder.phase.split(".")[-1].rstrip("0123456789") == kind:
+            return
+        count = self._counts[kind] = self._counts.get(kind, -1) + 1
+        self._recorder.mark(f"step{self._index}.{kind}{count or ''}")

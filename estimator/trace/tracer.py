@@ -1,0 +1,139 @@
+"""One trace from nothing to a `StepGraph`: build, optimizer, steps."""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import warnings
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from torch import nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+
+from estimator.device import Target
+from estimator.errors import JobError
+from estimator.graph import StepGraph
+from estimator.job import TrainingJob
+from estimator.trace.batches import batch_maker
+from estimator.trace.build import in_move_order, lent, make_model, register_storages
+from estimator.trace.explain import explained
+from estimator.trace.optimizers import optimizer_maker
+from estimator.trace.paths import ModulePaths
+from estimator.trace.recorder import Recorder
+from estimator.trace.step import StepRunner
+
+Semantics = Callable[[Target], contextlib.AbstractContextManager[Any]]
+"""Lays a device's decisions over the trace for as long as it is entered."""
+
+STEPS = 3
+"""Steps that are traced: state appears in the first, the second frees what the first left, the third repeats."""
+
+
+def trace(job: TrainingJob, target: Target, batch_size: int, semantics: Semantics | None = None, steps: int = STEPS) -> StepGraph:
+    """Run the job's step on tensors without data and record it.
+
+    The user's model, its training mode, the random state and torch's defaults are as before afterwards.
+
+    Raises:
+        JobError: the job does not describe a step (loss, batch, model).
+        TraceError: the step fails on tensors without data; the op and the user's line are named.
+    """
+    graph = StepGraph(batch_size)
+    mode = FakeTensorMode(allow_non_fake_inputs=True)
+    paths = ModulePaths()
+    recorder = Recorder(graph, mode, paths, whole_host=target.device.kind == "cpu")
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(_undisturbed())
+        stack.enter_context(explained(graph))
+        overlay = stack.enter_context(semantics(target)) if semantics is not None else None
+        recorder.mark("model")
+        model = make_model(job.model, job.precision, recorder, on_device=job.build == "device")
+        model = _converted(job, model, recorder)
+        stack.enter_context(lent(model, mode, job.precision))
+        model.train(job.mode == "train")
+        register_storages(model, recorder, live=isinstance(job.model, nn.Module) or job.build == "host")
+        paths.name_modules(model)
+        stack.enter_context(paths)
+        runner = _runner(job, model, recorder, mode, overlay)
+        for index in range(steps):
+            runner.run(index, batch_size)
+            _collect_cycles(graph, recorder, index)
+        graph.facts.update(_counts(model))
+        recorder.recording = False
+        if overlay is not None:
+            graph.warnings.extend(getattr(overlay, "warnings", ()))
+        graph.events[:] = graph.events[: len(graph.events)]
+        ended = len(graph.events)
+        del runner, model
+    del graph.events[ended:]
+    return graph
+
+
+def _converted(job: TrainingJob, model: nn.Module, recorder: Recorder) -> nn.Module:
+    if not job.channels_last:
+        return model
+    recorder.recording = job.build == "device"
+    try:
+        with recorder:
+            return model.to(memory_format=torch.channels_last)  # type: ignore[call-overload,no-any-return]
+    finally:
+        recorder.recording = True
+
+
+def _runner(job: TrainingJob, model: nn.Module, recorder: Recorder, mode: FakeTensorMode, overlay: Any) -> StepRunner:
+    params = [p for p in model.parameters() if p.requires_grad]
+    if job.mode == "train" and not params and job.step is None:
+        raise JobError(
+            "the model has no trainable parameter", got=f"{sum(1 for _ in model.parameters())} parameters, all frozen",
+            where="TrainingJob.model", hint='unfreeze some, or use mode="inference"',
+        )  # fmt: skip
+    recorder.mark("optimizer")
+    make = optimizer_maker(job.optimizer) if job.mode == "train" else None
+    with mode, recorder:
+        optimizer = make(params) if make is not None else None
+        if optimizer is not None and overlay is not None:
+            overlay.prepare_optimizer(optimizer)
+        device_type = "cpu" if overlay is None else overlay.autocast_device_type
+        return StepRunner(job, model, optimizer, batch_maker(job.batch, job.batch_dim), recorder, mode, device_type=device_type)
+
+
+def _collect_cycles(graph: StepGraph, recorder: Recorder, index: int) -> None:
+    """Free what only reference cycles keep: in a real run Python would do so at a time nobody knows."""
+    before = len(graph.events)
+    gc.collect()
+    freed = sum(e.size_bytes for e in graph.events[before:] if not e.is_alloc)
+    if freed >= 1 << 20:
+        text = f"reference cycles in the user's code keep {freed} bytes alive until Python's garbage collector runs; counted until the end of each step"
+        if ("reference-cycles", text) not in graph.warnings:
+            graph.warnings.append(("reference-cycles", text))
+
+
+def _counts(model: nn.Module) -> dict[str, int]:
+    params = list(model.parameters())
+    return {
+        "parameter_count": sum(p.numel() for p in params),
+        "trainable_parameter_count": sum(p.numel() for p in params if p.requires_grad),
+        "parameter_bytes": sum(p.numel() * p.element_size() for p in params),
+        "trainable_parameter_bytes": sum(p.numel() * p.element_size() for p in params if p.requires_grad),
+        "buffer_bytes": sum(b.numel() * b.element_size() for b in model.buffers()),
+    }
+
+
+@contextlib.contextmanager
+def _undisturbed() -> Iterator[None]:
+    """Keep the random state, and hold Python's garbage collector so that lifetimes repeat exactly."""
+    collecting = gc.isenabled()
+    gc.collect()
+    gc.disable()
+    try:
+        with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        if collecting:
+            gc.enable()
+
+
+__all__ = ["STEPS", "Semantics", "in_move_order", "trace"]

@@ -1,0 +1,184 @@
+"""Values that are known although no kernel runs: small integer, boolean and tiny tensors made from constants.
+
+Models branch on such values (is the attention mask all ones? how wide is layer 3?), and so decide what is
+allocated. Beside a fake tensor travels a real one on the host, in `_known`, as long as every input of the
+op that made it was known too. Views of it share its memory, so in-place ops reach all of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensor
+from torch.utils._mode_utils import no_dispatch
+from torch.utils._pytree import tree_leaves, tree_map_only
+
+DISCRETE_LIMIT_COUNT = 1 << 20
+"""Elements up to which integer and boolean tensors are followed: token batches and masks, not images."""
+TINY_LIMIT_COUNT = 1 << 12
+"""Elements up to which tensors of any type are followed: schedules, scalars."""
+
+_aten = torch.ops.aten
+# Ops that write into a tensor what only data can tell, but whose written value is known for a step that goes
+# well: no overflow was found, the loss scale stays. Source: torch/amp/grad_scaler.py, 2.13.
+_GOES_WELL = frozenset(
+    {_aten._amp_foreach_non_finite_check_and_unscale_.default, _aten._amp_update_scale_.default}
+)
+READERS = frozenset(
+    {
+        _aten._local_scalar_dense.default,
+        _aten.equal.default,
+        _aten.is_nonzero.default,
+        _aten.nonzero.default,
+        _aten.masked_select.default,
+        _aten._unique2.default,
+        _aten.unique_consecutive.default,
+        _aten.unique_dim.default,
+        _aten.repeat_interleave.Tensor,
+        _aten.bincount.default,
+    }
+)
+"""Ops whose result, or the shape of whose result, depends on values."""
+
+
+class Known:
+    """A real tensor on the host with the values of a fake one. `valid` is shared by all views of one storage."""
+
+    __slots__ = ("tensor", "valid")
+
+    def __init__(self, tensor: Tensor, valid: list[bool] | None = None) -> None:
+        self.tensor = tensor
+        self.valid = [True] if valid is None else valid
+
+
+def known_value(t: Any) -> Tensor | None:
+    """The real values of `t`, or None where they are not known."""
+    if not isinstance(t, Tensor):
+        return None
+    known = t.__dict__.get("_known")
+    if known is not None:
+        return known.tensor if known.valid[0] else None  # type: ignore[no-any-return]
+    return t if t.device.type == "cpu" and not isinstance(t, FakeTensor) else None
+
+
+def set_known(t: Tensor, value: Tensor) -> None:
+    """Let `t` carry `value` (same shape) if it is small enough to be followed."""
+    if _small(t):
+        t._known = Known(value)  # type: ignore[attr-defined]
+
+
+def _small(t: Tensor) -> bool:
+    count = t.numel()
+    return count <= TINY_LIMIT_COUNT or (count <= DISCRETE_LIMIT_COUNT and not (t.dtype.is_floating_point or t.dtype.is_complex))
+
+
+def _to_known(value: Any) -> Any:
+    return tree_map_only(Tensor, known_value, value)
+
+
+def _on_host(kwargs: dict[str, Any]) -> dict[str, Any]:
+    return {k: (torch.device("cpu") if k == "device" and v is not None else v) for k, v in kwargs.items()}
+
+
+class Follower:
+    """Computes known values beside the fake ops. `random_is_known`: also those of random integer ops (host data)."""
+
+    def __init__(self) -> None:
+        self.random_is_known = False
+        self._mutable: dict[Any, tuple[bool, bool]] = {}
+
+    def _kind(self, func: Any) -> tuple[bool, bool]:
+        """(writes to an argument, draws random numbers)."""
+        found = self._mutable.get(func)
+        if found is None:
+            found = (func._schema.is_mutable, torch.Tag.nondeterministic_seeded in func.tags)
+            self._mutable[func] = found
+        return found
+
+    def follow(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> None:
+        """Give the results of an op that has run on fakes their values, if they follow from known ones."""
+        mutable, random = self._kind(func)
+        if func in _GOES_WELL:
+            return
+        if not mutable:
+            if not isinstance(out, Tensor):
+                if not isinstance(out, (tuple, list)) or not out or not isinstance(out[0], Tensor) or not _small(out[0]):
+                    return
+            elif not _small(out):
+                return
+        filler = _FILLERS.get(func._schema.name)
+        if filler is not None:
+            with no_dispatch():
+                set_known(out, torch.full(out.shape, filler(args), dtype=out.dtype))
+            return
+        given = [t for t in tree_leaves((args, kwargs)) if isinstance(t, Tensor)]
+        values = [known_value(t) for t in given]
+        if random and not (self.random_is_known or _all_on_host(given, out)):
+            values = [None]
+        if any(v is None for v in values) or (not given and not _makes_constant(func, random)):
+            if mutable:
+                _forget(func, args, kwargs, given)
+            return
+        with no_dispatch(), torch.no_grad():
+            try:
+                real = func(*_to_known(args), **_to_known(_on_host(kwargs)))
+            except Exception:  # an op the host cannot do (half-precision corner cases): its value is just not known
+                if mutable:
+                    _forget(func, args, kwargs, given)
+                return
+        if not mutable or any(o is not g for o, g in zip(tree_leaves(out), given, strict=False)):
+            self._attach(out, real, given, values)
+
+    @staticmethod
+    def _attach(out: Any, real: Any, given: list[Tensor], values: list[Any]) -> None:
+        owners = {v.untyped_storage()._cdata: g.__dict__["_known"].valid for g, v in zip(given, values, strict=True) if "_known" in g.__dict__}
+        for fake, value in zip(tree_leaves(out), tree_leaves(real), strict=False):
+            if isinstance(fake, Tensor) and isinstance(value, Tensor) and fake.shape == value.shape:
+                fake._known = Known(value, owners.get(value.untyped_storage()._cdata))  # type: ignore[attr-defined]
+
+    @staticmethod
+    def read(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """The real result of an op that reads values, or None where one of its inputs is not known."""
+        given = [t for t in tree_leaves((args, kwargs)) if isinstance(t, Tensor)]
+        if any(known_value(t) is None for t in given):
+            return None
+        with no_dispatch(), torch.no_grad():
+            return func(*_to_known(args), **_to_known(_on_host(kwargs)))
+
+
+def _all_on_host(given: list[Tensor], out: Any) -> bool:
+    tensors = given or [t for t in tree_leaves(out) if isinstance(t, Tensor)]
+    return all(t.device.type == "cpu" and t.device.index is None for t in tensors)
+
+
+_CONSTANTS = frozenset(
+    {"ones", "zeros", "full", "arange", "scalar_tensor", "linspace", "eye", "tril_indices", "triu_indices", "logspace", "empty"}
+)
+# Constructors that take only the shape of their argument, not its values.
+_FILLERS: dict[str, Callable[[tuple[Any, ...]], Any]] = {
+    "aten::ones_like": lambda args: 1,
+    "aten::zeros_like": lambda args: 0,
+    "aten::full_like": lambda args: args[1],
+    "aten::new_ones": lambda args: 1,
+    "aten::new_zeros": lambda args: 0,
+    "aten::new_full": lambda args: args[2],
+}
+_RANDOM = frozenset({"randint", "randperm", "rand", "randn"})
+
+
+def _makes_constant(func: Any, random: bool) -> bool:
+    name = func._schema.name.removeprefix("aten::")
+    return name in (_RANDOM if random else _CONSTANTS)
+
+
+def _forget(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], given: list[Tensor]) -> None:
+    """An op wrote something unknown: the tensors it wrote to, and all their views, are not known any more."""
+    for i, a in enumerate(func._schema.arguments):
+        if a.alias_info is not None and a.alias_info.is_write:
+            written = kwargs.get(a.name) if a.kwarg_only else (args[i] if i < len(args) else None)
+            for t in tree_leaves(written):
+                if isinstance(t, Tensor) and "_known" in t.__dict__:
+                    t.__dict__["_known"].valid[0] = False
