@@ -7,8 +7,11 @@ torchvision and transformers are imported when a case that uses them is built.
 
 from __future__ import annotations
 
+import importlib.util
+import sys
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -259,3 +262,16 @@ _ALL = [
     Case("lstm-fp32-adam", *LSTM, ADAM, "fp32", (8, 32, 128)),
 ]
 CASES: dict[str, Case] = {c.name: c for c in _ALL}
+
+
+def load_cases(path: str | Path | None = None) -> dict[str, Case]:
+    """The cases of a file that defines `CASES` (same fields as `Case`), or the benchmark's own."""
+    if path is None:
+        return CASES
+    spec = importlib.util.spec_from_file_location(Path(path).stem, path)
+    assert spec is not None, path
+    assert spec.loader is not None, path
+    module = sys.modules[spec.name] = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    cases: dict[str, Case] = module.CASES
+    return cases

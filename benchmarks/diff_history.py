@@ -18,8 +18,9 @@ from itertools import pairwise
 from typing import Any
 
 from benchmarks import align
+from benchmarks.cases import load_cases
 from benchmarks.history import Recorded, Request, read, running_bytes
-from benchmarks.jobs import job_of, load_cases, target_device
+from benchmarks.jobs import job_of, target_device
 
 Phases = Mapping[str, Sequence[Request]]
 

@@ -2,26 +2,9 @@
 
 from __future__ import annotations
 
-import importlib.util
-import sys
-from pathlib import Path
-
-from benchmarks.cases import CASES, Case
+from benchmarks.cases import Case
 from estimator.device import DeviceProfile
 from estimator.job import TrainingJob
-
-
-def load_cases(path: str | Path | None = None) -> dict[str, Case]:
-    """The cases of a file that defines `CASES` (same fields as `Case`), or the benchmark's own."""
-    if path is None:
-        return CASES
-    spec = importlib.util.spec_from_file_location(Path(path).stem, path)
-    assert spec is not None, path
-    assert spec.loader is not None, path
-    module = sys.modules[spec.name] = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    cases: dict[str, Case] = module.CASES
-    return cases
 
 
 def job_of(case: Case) -> TrainingJob:

@@ -14,8 +14,9 @@ import time
 from pathlib import Path
 from typing import Any
 
+from benchmarks.cases import load_cases
 from benchmarks.history import Request, running_bytes
-from benchmarks.jobs import job_of, load_cases, target_device
+from benchmarks.jobs import job_of, target_device
 
 
 def predict(truth: dict[str, Any], entry: dict[str, Any], cases: str | None) -> dict[str, Any]:
