@@ -19,7 +19,7 @@ from typing import Any
 
 from benchmarks import align
 from benchmarks.cases import load_cases
-from benchmarks.history import Recorded, Request, read, running_bytes
+from benchmarks.history import Recorded, Request, frees_sorted, read, running_bytes
 from benchmarks.jobs import job_of, target_device
 
 Phases = Mapping[str, Sequence[Request]]
@@ -188,17 +188,20 @@ def at_peak(recorded: Phases, predicted: Phases, most: int) -> list[str]:
 
 def compare(recorded: Recorded, predicted: Phases, options: argparse.Namespace) -> bool:
     """Print the comparison; True where every event of the phases in common agrees."""
-    found = difference(recorded.phases, predicted)
-    print("\n".join(phase_table(recorded.phases, predicted, found)))
+    mine: Phases = recorded.phases
+    if not options.exact_order:
+        mine, predicted = ({name: frees_sorted(rs) for name, rs in side.items()} for side in (mine, predicted))
+    found = difference(mine, predicted)
+    print("\n".join(phase_table(mine, predicted, found)))
     wanted = [name for name in found if found[name] and (not options.phase or name in options.phase)]
     if not wanted:
         print("\nevery event of these phases agrees")
     for name in wanted if options.phase else wanted[:1]:
         print(f"\n{name}: {'all' if options.phase else 'the first phase that differs:'} {len(found[name])} places")
         for hunk in found[name][: options.hunks]:
-            print("\n".join(hunk_lines(hunk, recorded.phases[name], predicted[name])))
-    print("\nadded up:", *summary(recorded.phases, predicted, found, options.most), sep="\n")
-    print("\nat the recorded peak:", *at_peak(recorded.phases, predicted, options.most), sep="\n")
+            print("\n".join(hunk_lines(hunk, mine[name], predicted[name])))
+    print("\nadded up:", *summary(mine, predicted, found, options.most), sep="\n")
+    print("\nat the recorded peak:", *at_peak(mine, predicted, options.most), sep="\n")
     return not any(found.values())
 
 
@@ -210,6 +213,7 @@ def main() -> int:
     parser.add_argument("--batch", type=int)
     parser.add_argument("--phase", action="append", help="show the places in this phase; may be repeated")
     parser.add_argument("--hunks", type=int, default=8, help="places to show in a phase")
+    parser.add_argument("--exact-order", action="store_true", help="mind the order of consecutive frees too")
     parser.add_argument("--most", type=int, default=25, help="lines of each sum")
     options = parser.parse_args()
     recorded = read(options.history)
