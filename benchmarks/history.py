@@ -75,7 +75,8 @@ def frees_sorted(requests: Sequence[Request]) -> tuple[Request, ...]:
     Source: `cached_casts` in aten/src/ATen/autocast_mode.cpp, torch 2.11; measured: two recordings of one case.
     """
     out: list[Request] = []
-    for is_alloc, run in groupby(requests, key=lambda r: r.is_alloc):
+    for is_alloc, group in groupby(requests, key=lambda r: r.is_alloc):
+        run = list(group)
         out += run if is_alloc else sorted(run, key=lambda r: r.size_bytes)
     return tuple(out)
 
