@@ -1,0 +1,18 @@
+"""What a job may run on: the catalogue of cards, the user's own profiles, and this machine."""
+
+from __future__ import annotations
+
+from estimator.devices.catalogue import find_device, load_profiles
+from estimator.devices.context import context_interval
+from estimator.devices.here import cpu_here, gpus_here, this_device
+from estimator.devices.resolve import resolve_device
+
+__all__ = [
+    "context_interval",
+    "cpu_here",
+    "find_device",
+    "gpus_here",
+    "load_profiles",
+    "resolve_device",
+    "this_device",
+]

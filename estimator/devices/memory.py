@@ -1,0 +1,183 @@
+"""RAM that a process on this machine may use, and what an interpreter with torch takes of it.
+
+The machine's own figures are only the outermost bound: control groups, resource limits and a Slurm allocation are
+smaller on shared machines, and a process that passes any of them is killed or gets no memory.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.metadata
+import os
+import subprocess
+import sys
+from collections.abc import Mapping
+from functools import lru_cache
+from pathlib import Path
+from typing import NamedTuple
+
+from estimator.devices.cgroup import Limit, cgroup_limits
+from estimator.errors import DeviceError
+from estimator.units import KIB, MIB
+
+BASELINE_SECONDS = 120
+_CHILD = "import torch; print(open('/proc/self/status').read())"
+
+
+class Ram(NamedTuple):
+    """What a new process may use in all, what of it is free now, and which bound decides that."""
+
+    total_bytes: int
+    free_bytes: int
+    limited_by: str
+
+
+class Baseline(NamedTuple):
+    """A fresh interpreter that has imported torch: resident bytes, and address space beyond them."""
+
+    rss_bytes: int
+    unused_address_bytes: int
+
+
+def ram_here(
+    root: Path = Path("/"),
+    environ: Mapping[str, str] = os.environ,
+    rlimits: Mapping[str, int] | None = None,
+    unused_address_bytes: int | None = None,
+) -> Ram:
+    """Find the RAM that a new process of this user may take, under every limit that is known here.
+
+    The machine (`/proc/meminfo`), the control groups at every level, RLIMIT_AS, RLIMIT_DATA and RLIMIT_RSS, and Slurm's
+    `SLURM_MEM_*`. The smallest total and the smallest free count; `limited_by` names the bound with the least free.
+
+    Resource limits and Slurm's say nothing of what is in use, so all of them counts as free. RLIMIT_AS bounds
+    address space, of which torch takes more than it fills: `unused_address_bytes` is taken off (None: measured, once).
+
+    Args:
+        root: Folder that stands for `/`.
+        environ: Environment variables.
+        rlimits: Soft limits in bytes by name, such as {"RLIMIT_AS": 1 << 34}; None: those of this process.
+
+    Raises:
+        DeviceError: this machine does not say how much memory it has.
+    """
+    limits = [_machine(root), *cgroup_limits(root)]
+    limits += _resource_limits(own_rlimits() if rlimits is None else rlimits, unused_address_bytes)
+    limits += slurm_limits(environ)
+    tightest = min(limits, key=lambda limit: (limit.free_bytes, limit.total_bytes))
+    total = min(limit.total_bytes for limit in limits)
+    return Ram(total, min(total, tightest.free_bytes), tightest.name)
+
+
+def baseline_rss_bytes() -> int:
+    """Measure the resident bytes of an interpreter that has imported torch and done nothing else.
+
+    Measured in a fresh child and not in this process, which holds more than a job would (or less, before torch is
+    imported). Takes as long as importing torch; measured once a torch version in a process.
+
+    Raises:
+        DeviceError: the child failed or took longer than 120 s, or there is no /proc to ask.
+    """
+    return _baseline(_torch_version()).rss_bytes
+
+
+def slurm_limits(environ: Mapping[str, str]) -> list[Limit]:
+    """Memory of the Slurm allocation that this process runs in, on this node; none outside of a job.
+
+    Source: sbatch(1), OUTPUT ENVIRONMENT VARIABLES: SLURM_MEM_PER_NODE, _CPU and _GPU are what --mem, --mem-per-cpu
+    and --mem-per-gpu asked for, in MiB (MB there); 0 stands for all of the node.
+    """
+    if "SLURM_JOB_ID" not in environ:
+        return []
+    limits = []
+    for key, count in (
+        ("SLURM_MEM_PER_NODE", "1"),
+        ("SLURM_MEM_PER_CPU", environ.get("SLURM_CPUS_ON_NODE", "")),
+        ("SLURM_MEM_PER_GPU", environ.get("SLURM_GPUS_ON_NODE", "")),
+    ):
+        size = environ.get(key, "")
+        if size.isdigit() and count.isdigit() and int(size) * int(count) > 0:
+            total = int(size) * int(count) * MIB
+            limits.append(Limit(total, total, f"Slurm ({key})"))
+    return limits
+
+
+def own_rlimits() -> dict[str, int]:
+    """Soft limits of this process that bound memory, in bytes; only those that are set."""
+    try:
+        resource = importlib.import_module("resource")
+    except ImportError:  # Windows has none
+        return {}
+    names = ("RLIMIT_AS", "RLIMIT_DATA", "RLIMIT_RSS")
+    limits = {name: resource.getrlimit(getattr(resource, name))[0] for name in names}
+    return {name: size for name, size in limits.items() if size != resource.RLIM_INFINITY}
+
+
+def _resource_limits(rlimits: Mapping[str, int], unused_address_bytes: int | None) -> list[Limit]:
+    """RLIMIT_RSS binds nothing in Linux, but Slurm sets it to the job's memory, so it tells where no cgroup does."""
+    limits = []
+    for name, size in rlimits.items():
+        room = size
+        if name == "RLIMIT_AS":
+            if unused_address_bytes is None:
+                unused_address_bytes = _baseline(_torch_version()).unused_address_bytes
+            room = max(1, size - unused_address_bytes)
+        limits.append(Limit(room, room, name))
+    return limits
+
+
+def _machine(root: Path) -> Limit:
+    """Source: Linux, filesystems/proc.rst: MemAvailable is what a new program may take without swapping."""
+    fields: dict[str, int] = {}
+    try:
+        lines = (root / "proc/meminfo").read_text(encoding="ascii").splitlines()
+    except OSError:
+        return _machine_without_proc()
+    for line in lines:
+        key, _, value = line.partition(":")
+        number = value.split()[:1]
+        if number and number[0].isdigit():
+            fields[key] = int(number[0]) * KIB
+    if "MemTotal" not in fields:
+        raise DeviceError("this machine does not say how much memory it has", where=str(root / "proc/meminfo"))
+    # Kernels before 3.14 have no MemAvailable.
+    older = fields.get("MemFree", 0) + fields.get("Buffers", 0) + fields.get("Cached", 0)
+    return Limit(fields["MemTotal"], fields.get("MemAvailable", older), "the machine's memory (/proc/meminfo)")
+
+
+def _machine_without_proc() -> Limit:
+    """Other systems than Linux: physical memory alone, as how much of it is free cannot be asked portably."""
+    try:
+        total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, ValueError, OSError):
+        raise DeviceError(
+            "this machine does not say how much memory it has", where="/proc/meminfo, os.sysconf",
+            hint="give the memory to count with yourself",
+        ) from None  # fmt: skip
+    return Limit(total, total, "the machine's memory (os.sysconf; what is in use is not known)")
+
+
+def _torch_version() -> str:
+    try:
+        return importlib.metadata.version("torch")
+    except importlib.metadata.PackageNotFoundError:
+        raise DeviceError("torch is not installed: its memory cannot be measured", hint="pip install torch") from None
+
+
+@lru_cache(maxsize=4)
+def _baseline(torch_version: str) -> Baseline:
+    """Keyed by version only so that a change of torch within one process is seen."""
+    try:
+        child = subprocess.run(
+            [sys.executable, "-c", _CHILD], capture_output=True, text=True, timeout=BASELINE_SECONDS, check=False
+        )
+    except subprocess.TimeoutExpired:
+        what = "importing torch took too long for its memory to be measured"
+        raise DeviceError(what, allowed=f"{BASELINE_SECONDS} s") from None
+    status = dict(line.partition(":")[::2] for line in child.stdout.splitlines())
+    if child.returncode != 0 or "VmRSS" not in status:
+        last = (child.stderr.strip().splitlines() or ["no output"])[-1]
+        where = f"{sys.executable}, torch {torch_version}"
+        raise DeviceError("cannot measure the memory of an interpreter with torch", got=last, where=where)
+    rss, size = (int(status[key].split()[0]) * KIB for key in ("VmRSS", "VmSize"))
+    return Baseline(rss, size - rss)
