@@ -1,0 +1,168 @@
+"""`batch-estimator predict JOB`: the largest batch that fits, and where the memory goes."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from estimator.commands import options as o
+from estimator.commands.jobs import read_job, read_memory
+from estimator.commands.run import DOES_NOT_FIT, FITS, answer_alone_on_stdout, check_writable, guarded, write_json
+
+if TYPE_CHECKING:
+    from estimator.result import BatchEstimate, Estimate
+
+BatchSize = Annotated[
+    int | None,
+    typer.Option(
+        "--batch-size",
+        "-b",
+        rich_help_panel=o.ANSWER,
+        metavar="N",
+        min=1,
+        show_default=False,
+        help="Report this batch size too, and exit 1 if it does not fit.",
+    ),
+]
+Timeline = Annotated[
+    Path | None,
+    typer.Option(
+        "--timeline",
+        rich_help_panel=o.ANSWER,
+        metavar="FILE",
+        show_default=False,
+        help="Write the predicted allocations as a snapshot for pytorch.org/memory_viz.",
+    ),
+]
+Graph = Annotated[
+    Path | None,
+    typer.Option(
+        "--graph",
+        rich_help_panel=o.ANSWER,
+        metavar="FILE",
+        show_default=False,
+        help="Write the step's graph, a line an op with its phase, module and bytes.",
+    ),
+]
+
+
+@guarded
+def predict(
+    job: o.Job,
+    device: o.Device = None,
+    memory: o.Memory = None,
+    profiles: o.Profiles = None,
+    torch_version: o.TorchVersion = None,
+    alloc_conf: o.AllocConf = None,
+    image_size: o.ImageSize = None,
+    sequence_length: o.SequenceLength = None,
+    num_classes: o.NumClasses = None,
+    frames: o.Frames = None,
+    task: o.Task = None,
+    attn: o.Attention = None,
+    lora: o.Lora = None,
+    freeze: o.Freeze = None,
+    checkpointing: o.Checkpointing = None,
+    precision: o.Precision = None,
+    optimizer: o.Optimizer = None,
+    mode: o.Mode = None,
+    accumulation_steps: o.AccumulationSteps = None,
+    grad_clip: o.GradClip = None,
+    grad_scaler: o.GradScaler = None,
+    channels_last: o.ChannelsLast = None,
+    build: o.Build = None,
+    cudnn_benchmark: o.CudnnBenchmark = None,
+    deterministic: o.Deterministic = None,
+    batch_dim: o.BatchDim = None,
+    batch_size: BatchSize = None,
+    timeline: Timeline = None,
+    graph: Graph = None,
+    as_json: o.AsJson = False,
+    verbose: o.Verbose = False,
+    allow_real_run: o.AllowRealRun = False,
+    isolate: o.Isolate = None,
+    time_limit: o.TimeLimit = None,
+    quiet: o.Quiet = False,
+    debug: o.Debug = False,
+) -> int:
+    """Predict the largest batch that fits, and where the memory goes.
+
+    Exit code: 0 it fits, 1 it does not, 2 the question is not well put, 3 no honest number can be given.
+    """
+    check_writable(timeline, "--timeline")
+    check_writable(graph, "--graph")
+    memory_bytes = read_memory(memory)
+    from estimator.report.progress import Progress
+
+    limits: dict[str, Any] = {} if time_limit is None else {"time_limit_seconds": time_limit}
+    with answer_alone_on_stdout(), Progress(quiet=quiet) as progress:
+        progress("loading the job")
+        loaded = read_job(
+            job,
+            image_size=image_size,
+            sequence_length=sequence_length,
+            num_classes=num_classes,
+            frames=frames,
+            task=task,
+            attn=attn,
+            lora=lora,
+            freeze=tuple(freeze) if freeze else None,
+            checkpointing=checkpointing,
+            precision=precision,
+            optimizer=optimizer,
+            mode=mode,
+            accumulation_steps=accumulation_steps,
+            grad_clip=grad_clip,
+            grad_scaler=grad_scaler,
+            channels_last=channels_last,
+            build=build,
+            cudnn_benchmark=cudnn_benchmark,
+            deterministic=deterministic,
+            alloc_conf=alloc_conf,
+            batch_dim=batch_dim,
+        )
+        from estimator.pipeline import estimate
+
+        answer = estimate(
+            loaded,
+            device,
+            torch_version=torch_version,
+            memory=memory_bytes,
+            profiles=profiles,
+            allow_real_run=allow_real_run,
+            isolate=isolate,
+            progress=progress,
+            **limits,
+        )
+        requested = None if batch_size is None else answer.at(batch_size)
+        progress("writing")
+        write_files(answer, requested, timeline, graph)
+    show(answer, requested, as_json=as_json, verbose=verbose)
+    fits = answer.max_batch_size > 0 if requested is None else requested.fits
+    return FITS if fits else DOES_NOT_FIT
+
+
+def write_files(answer: Estimate, batch: BatchEstimate | None, timeline: Path | None, graph: Path | None) -> None:
+    """Write the snapshot (at the batch asked about, else at the largest) and the graph, where they are wanted."""
+    if graph is not None:
+        from estimator.report.graph import graph_lines
+
+        graph.write_text("".join(f"{line}\n" for line in graph_lines(answer.graph)), encoding="utf-8")
+
+
+def show(answer: Estimate, requested: BatchEstimate | None, *, as_json: bool, verbose: bool) -> None:
+    """Print the answer to stdout, as JSON or as text."""
+    if as_json:
+        from estimator.report.json import to_json
+
+        write_json(to_json(answer, requested))
+        return
+    from estimator.report.page import Page, write_out
+    from estimator.report.text import write_estimate
+
+    page = Page(sys.stdout)
+    write_estimate(page, answer, requested, verbose=verbose)
+    write_out(page.text)
