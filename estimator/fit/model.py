@@ -10,7 +10,7 @@ from estimator.errors import FitError
 from estimator.fit.align import compare
 from estimator.fit.lines import Curve, curve_through, interpolate
 from estimator.fit.repeat import repeated
-from estimator.graph import Op, StepGraph
+from estimator.graph import Op, StepGraph, TensorSpec
 from estimator.ledger import Category, Event, Ledger
 
 
@@ -64,7 +64,7 @@ class MemoryModel:
 
     def bytes_of(self, category: Category) -> tuple[Fraction, Fraction]:
         """(fixed, per sample) bytes of all storages of a category that are born in one steady step or before."""
-        chosen = [self.curves[s] for s in self._steady_storages() if self.categories.get(s) is category]
+        chosen = [self.curves[s] for s in self._steady_storages() if self.categories[s] is category]
         return sum((c.constant for c in chosen), Fraction(0)), sum((c.per_sample for c in chosen), Fraction(0))
 
     @property
@@ -146,6 +146,15 @@ class MemoryModel:
             found = self._evaluated[key] = list(self._scratch_of(moved))
         return found
 
+    def has_interval(self, n: int) -> bool:
+        """Whether any hidden allocation at batch size `n` is known only between bounds."""
+        return any(
+            (s.low_bytes, s.high_bytes) != (None, None)
+            for index, scratched in enumerate(self._scratched)
+            if scratched
+            for s in self.scratch_at(index, n)
+        )
+
     def at(self, n: int, which: str = "typical") -> Ledger:
         """The ledger at batch size `n`; `which` of "low", "typical", "high" chooses where a rule has an interval.
 
@@ -211,8 +220,6 @@ class _Writer:
 
 def _bare(value: Any) -> Any:
     """An argument without the identities of its tensors, so that equal calls are seen to be equal."""
-    from estimator.graph import TensorSpec
-
     if isinstance(value, TensorSpec):
         return TensorSpec(value.dtype, value.shape, value.stride)
     return tuple(_bare(v) for v in value) if isinstance(value, tuple) else value

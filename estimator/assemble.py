@@ -1,0 +1,139 @@
+"""The answer put together: the solved batch, its neighbours, what limits it, and all that must be said with it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from estimator.device import Target
+from estimator.evaluate import Evaluator
+from estimator.job import TrainingJob
+from estimator.ledger import Category
+from estimator.result import BatchEstimate, Counts, Estimate, ModuleBytes, Warning
+from estimator.solve import Solution
+from estimator.units import format_bytes
+
+_SETTINGS = (
+    "precision", "mode", "grad_clip", "accumulation_steps", "grad_scaler", "channels_last", "zero_grad_set_to_none", "build",
+    "cudnn_benchmark", "deterministic", "alloc_conf",
+)  # fmt: skip
+
+
+def assemble(
+    job: TrainingJob,
+    target: Target,
+    evaluator: Evaluator,
+    solution: Solution,
+    solve: Callable[[str], Solution],
+    warnings: list[Warning],
+    seconds: Mapping[str, float],
+) -> Estimate:
+    """Make the `Estimate` of a solved job; `solve("low")` gives the solution at the low end of the interval."""
+    model = evaluator.model
+    best = evaluator.at(max(1, solution.largest))
+    following = None if solution.unlimited else evaluator.at(solution.largest + 1) if solution.largest else best
+    exact = evaluator.context_low == evaluator.context_high and not model.has_interval(max(1, solution.largest))
+    low = solution if exact else solve("low")
+    answer = Estimate(
+        job=job.name,
+        settings={**{name: getattr(job, name) for name in _SETTINGS}, "optimizer": _optimizer_name(job)},
+        device=target.device,
+        torch_version=target.torch_version,
+        max_batch_size=solution.largest,
+        max_batch_size_low=max(low.largest, solution.largest),
+        max_batch_size_without_retries=_without_retries(evaluator, solution.largest),
+        limited_by=_limit(solution, following, best),
+        best=best,
+        next=following if solution.largest else None,
+        counts=_counts(evaluator),
+        modules=_modules(evaluator, best),
+        timeline=evaluator.timeline(best.batch_size),
+        warnings=tuple(_all_warnings(evaluator, solution, warnings)),
+        seconds=dict(seconds),
+    )
+    answer._at = evaluator.at
+    answer._graph = model.graph.fx
+    answer._model = model
+    return answer
+
+
+def _optimizer_name(job: TrainingJob) -> str | None:
+    if job.optimizer is None or isinstance(job.optimizer, str):
+        return job.optimizer
+    return getattr(job.optimizer, "__name__", type(job.optimizer).__name__)
+
+
+def _without_retries(evaluator: Evaluator, largest: int) -> int:
+    """The largest batch up to `largest` at which the allocator never has to give segments back."""
+    if largest == 0 or evaluator.fits_without_retries(largest):
+        return largest
+    low, high = 0, largest
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (middle, high) if evaluator.fits_without_retries(middle) else (low, middle)
+    return low
+
+
+def _limit(solution: Solution, following: BatchEstimate | None, best: BatchEstimate) -> str:
+    if solution.unlimited:
+        return "nothing on this device: memory does not grow with the batch, or a batch of millions still fits"
+    failing = best if solution.largest == 0 else following
+    assert failing is not None
+    lines = sorted((line for line in failing.lines if line.size_bytes > 0), key=lambda line: -line.size_bytes)[:2]
+    room = " and ".join(f"{line.name} ({format_bytes(line.size_bytes)})" for line in lines)
+    return f"batch {failing.batch_size} runs out in {failing.oom_at or 'the device context'}; most of the room goes to {room}"
+
+
+def _counts(evaluator: Evaluator) -> Counts:
+    model, facts = evaluator.model, evaluator.model.graph.facts
+    return Counts(
+        **{k: facts[k] for k in ("parameter_count", "trainable_parameter_count", "parameter_bytes", "buffer_bytes") if k in facts},
+        gradient_bytes=int(model.bytes_of(Category.GRADIENT)[0]),
+        optimizer_state_bytes=int(model.bytes_of(Category.OPTIMIZER_STATE)[0]),
+        activation_bytes_per_sample=int(model.bytes_of(Category.ACTIVATION)[1]),
+    )
+
+
+def _modules(evaluator: Evaluator, best: BatchEstimate) -> tuple[ModuleBytes, ...]:
+    """Bytes alive at the peak, by the module whose op made them; parameters by their own module."""
+    model = evaluator.model
+    ledger = model.at(best.batch_size)
+    peak = evaluator.unlimited(best.batch_size).peak_event
+    live: dict[int, Any] = {}
+    for event in ledger.events[: peak + 1]:
+        if event.is_alloc:
+            live[event.block] = event
+        else:
+            live.pop(event.block, None)
+    table: dict[str, dict[str, int]] = {}
+    for block, event in live.items():
+        if event.category is Category.PARAMETER:
+            module, kind = model.graph.names.get(block, "").rpartition(".")[0], "parameter_bytes"
+        else:
+            module = model.ops[event.op].module if event.op >= 0 else ""
+            kind = {Category.ACTIVATION: "activation_bytes", Category.TEMPORARY: "temporary_bytes"}.get(event.category, "")
+        if kind:
+            row = table.setdefault(module, {})
+            row[kind] = row.get(kind, 0) + event.size_bytes
+    return tuple(ModuleBytes(module=module, **row) for module, row in table.items())
+
+
+def _all_warnings(evaluator: Evaluator, solution: Solution, given: list[Warning]) -> list[Warning]:
+    out = list(given)
+    model = evaluator.model
+    out += [Warning(code=code, message=text) for code, text in model.graph.warnings]
+    if model.repeat_problem:
+        out.append(Warning(code="steps-differ", message=model.repeat_problem))
+    if solution.beyond:
+        sizes = ", ".join(map(str, solution.beyond))
+        out.append(
+            Warning(code="not-monotone", message=f"batch {sizes} would fit again although {solution.largest + 1} does not: it hangs on the order of blocks")
+        )  # fmt: skip
+    if evaluator.context_low != evaluator.context_high:
+        out.append(
+            Warning(
+                code="context-assumed",
+                message=f"the CUDA context is taken as {format_bytes(evaluator.context)}, between {format_bytes(evaluator.context_low)} and {format_bytes(evaluator.context_high)}: it cannot be known from outside",
+            )
+        )  # fmt: skip
+    return out

@@ -1,0 +1,190 @@
+"""Memory at one batch size: the model's ledger through the device's allocator, told as a `BatchEstimate`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from estimator.device import DeviceProfile
+from estimator.fit import MemoryModel
+from estimator.ledger import Category, Ledger
+from estimator.result import BatchEstimate, CategoryLine, Confidence, Interval, TimelinePoint
+
+ReplayOf = Callable[[Ledger, int | None], Any]
+"""Replays a ledger under a limit in bytes (None: no limit); gives `estimator.allocator.Replay`."""
+
+LINE_OF = {
+    Category.PARAMETER: "parameters",
+    Category.GRADIENT: "gradients",
+    Category.OPTIMIZER_STATE: "optimizer_state",
+    Category.BUFFER: "buffers",
+    Category.INPUT: "inputs",
+    Category.ACTIVATION: "activations",
+    Category.TEMPORARY: "temporaries",
+    Category.WORKSPACE: "library_workspaces",
+}
+NO_LIMIT = None
+
+
+class Evaluator:
+    """Evaluates batch sizes of one fitted job on one device, each replay done once."""
+
+    def __init__(self, model: MemoryModel, device: DeviceProfile, context: tuple[int, int, int], replay: ReplayOf) -> None:
+        self.model, self.device, self._replay = model, device, replay
+        self.context_low, self.context, self.context_high = context
+        self._free: dict[tuple[int, str], Any] = {}
+        self._limited: dict[tuple[int, str, int], Any] = {}
+        self._has_bounds = False
+
+    # ------------------------------------------------------------ replays
+
+    def _ledger(self, n: int, which: str) -> Ledger:
+        return self.model.at(n, which)
+
+    def unlimited(self, n: int, which: str = "typical") -> Any:
+        """The replay without a limit."""
+        which = self._same_if_exact(n, which)
+        key = (n, which)
+        if key not in self._free:
+            self._free[key] = self._replay(self._ledger(n, which), NO_LIMIT)
+        return self._free[key]
+
+    def limited(self, n: int, which: str) -> Any:
+        """The replay under what the device has for the allocator; the same as unlimited where that suffices."""
+        which = self._same_if_exact(n, which)
+        limit = self.limit_bytes(which)
+        free = self.unlimited(n, which)
+        if free.peak_reserved_bytes <= limit:
+            return free
+        key = (n, which, limit)
+        if key not in self._limited:
+            self._limited[key] = self._replay(self._ledger(n, which), limit)
+        return self._limited[key]
+
+    def _same_if_exact(self, n: int, which: str) -> str:
+        return which if which == "typical" or self.model.has_interval(n) else "typical"
+
+    def limit_bytes(self, which: str) -> int:
+        """Bytes the allocator may reserve: the capacity less the context at that end of its interval."""
+        context = {"low": self.context_low, "typical": self.context, "high": self.context_high}[which]
+        return max(0, self.device.capacity_bytes - context)
+
+    def fits(self, n: int, which: str = "high") -> bool:
+        """Whether batch size `n` runs without OutOfMemoryError at that end of the interval."""
+        context = {"low": self.context_low, "typical": self.context, "high": self.context_high}[which]
+        if context > self.device.capacity_bytes:
+            return False
+        key = self._same_if_exact(n, which)
+        limit = self.limit_bytes(which)
+        free = self.unlimited(n, key)
+        if free.peak_reserved_bytes <= limit:
+            return True
+        if free.peak_requested_bytes > limit:
+            return False
+        cached = (n, key, limit)
+        if cached not in self._limited:
+            self._limited[cached] = self._replay(self._ledger(n, key), limit)
+        return self._limited[cached].oom is None
+
+    def fits_without_retries(self, n: int) -> bool:
+        """Whether it runs at the high end without the allocator ever giving segments back."""
+        if self.context_high > self.device.capacity_bytes:
+            return False
+        return bool(self.unlimited(n, "high").peak_reserved_bytes <= self.limit_bytes("high"))
+
+    # ------------------------------------------------------------ the record
+
+    def at(self, n: int) -> BatchEstimate:
+        """The whole record at batch size `n`. Where it does not fit, the peaks are those it would need."""
+        fits = self.fits(n)
+        free = self.unlimited(n)
+        typical = self.limited(n, "typical") if fits else free
+        shown = typical if typical.oom is None else free
+        high, low = self.unlimited(n, "high"), self.unlimited(n, "low")
+        ledger = self._ledger(n, "typical")
+        lines = tuple(self._lines(ledger, shown, n))
+        device_bytes = shown.peak_reserved_bytes + self.context
+        index = shown.peak_event
+        event = ledger.events[index] if ledger.events else None
+        op = self.model.ops[event.op] if event is not None and event.op >= 0 else None
+        return BatchEstimate(
+            batch_size=n,
+            fits=fits,
+            peak_requested_bytes=shown.peak_requested_bytes,
+            peak_allocated_bytes=shown.peak_allocated_bytes,
+            peak_reserved_bytes=shown.peak_reserved_bytes,
+            device_bytes=device_bytes,
+            device_interval=Interval(
+                low_bytes=min(low.peak_reserved_bytes + self.context_low, device_bytes),
+                high_bytes=max((shown.peak_reserved_bytes if fits else high.peak_reserved_bytes) + self.context_high, device_bytes),
+            ),
+            capacity_bytes=self.device.capacity_bytes,
+            headroom_bytes=self.device.capacity_bytes - device_bytes,
+            num_alloc_retries=shown.num_alloc_retries,
+            lines=lines,
+            peak_phase=ledger.phase_of(index) if event is not None else "",
+            peak_module=op.module if op is not None else "",
+            peak_op=op.name if op is not None else "",
+            oom_at="" if fits else self.where_it_ran_out(n),
+            phases={p.name: p.peak_allocated_bytes for p in shown.phases},
+        )
+
+    def where_it_ran_out(self, n: int) -> str:
+        """Phase, op and module of the allocation that fails at the high end."""
+        limit = self.limit_bytes("high")
+        key = self._same_if_exact(n, "high")
+        cached = (n, key, limit)
+        if cached not in self._limited:
+            self._limited[cached] = self._replay(self._ledger(n, key), limit)
+        oom = self._limited[cached].oom
+        if oom is None:
+            return ""
+        event = self._ledger(n, key).events[oom.event]
+        op = self.model.ops[event.op] if event.op >= 0 else None
+        place = f"{op.name} of module {op.module or '(root)'}" if op is not None else "an allocation outside any op"
+        return f"{oom.phase}: {place} asks for {oom.size_bytes} bytes"
+
+    def _lines(self, ledger: Ledger, shown: Any, n: int) -> Iterable[CategoryLine]:
+        live = _live_at(ledger, shown.peak_event)
+        confidence: dict[str, Confidence] = {"temporaries": "modelled", "library_workspaces": "modelled"} if self.device.kind == "cuda" else {}
+        for category, name in LINE_OF.items():
+            fixed, per_sample = self.model.bytes_of(category)
+            slope = int(per_sample) if category in (Category.ACTIVATION, Category.INPUT) else 0
+            yield CategoryLine(name=name, size_bytes=live.get(category, 0), per_sample_bytes=slope, confidence=confidence.get(name, "exact"))
+        requested = sum(live.values())
+        allocated = shown.peak_allocated_bytes
+        modelled: Confidence = "modelled" if self.device.kind == "cuda" else "exact"
+        yield CategoryLine(name="allocator_rounding", size_bytes=allocated - requested, confidence=modelled)
+        yield CategoryLine(name="allocator_fragmentation", size_bytes=shown.peak_reserved_bytes - allocated, confidence=modelled)
+        exact = self.context_low == self.context == self.context_high
+        yield CategoryLine(
+            name="cuda_context", size_bytes=self.context, confidence="exact" if exact else "assumed",
+            note=self.device.sources.get("context_bytes", ""),
+        )  # fmt: skip
+
+    def timeline(self, n: int, points: int = 2000) -> tuple[TimelinePoint, ...]:
+        """Live requested bytes by category over the program, the highest point of each stretch of events."""
+        ledger = self._ledger(n, "typical")
+        stretch = max(1, len(ledger.events) // points)
+        live: dict[str, int] = dict.fromkeys(LINE_OF.values(), 0)
+        out: list[TimelinePoint] = []
+        total = best = 0
+        kept: TimelinePoint | None = None
+        for index, e in enumerate(ledger.events):
+            change = e.size_bytes if e.is_alloc else -e.size_bytes
+            live[LINE_OF[e.category]] += change
+            total += change
+            if kept is None or total > best:
+                best, kept = total, TimelinePoint(event=index, phase=ledger.phase_of(index), by_category=dict(live))
+            if index % stretch == stretch - 1:
+                out.append(kept)
+                kept = None
+        return tuple(out + ([kept] if kept is not None else []))
+
+
+def _live_at(ledger: Ledger, index: int) -> dict[Category, int]:
+    """Requested bytes by category after event `index`."""
+    live: dict[Category, int] = {}
+    for e in ledger.events[: index + 1]:
+        live[e.category] = live.get(e.category, 0) + (e.size_bytes if e.is_alloc else -e.size_bytes)
+    return live

@@ -1,0 +1,229 @@
+"""The stages in order: job and device in, estimate out."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from estimator.device import DeviceProfile, Target
+from estimator.errors import FitError
+from estimator.evaluate import Evaluator
+from estimator.fit import MemoryModel, compare, fit
+from estimator.job import TrainingJob
+from estimator.result import Estimate, Warning
+from estimator.solve import Solution, largest_batch
+
+if TYPE_CHECKING:
+    from estimator.graph import Op, StepGraph
+
+CALIBRATION_SIZES = ((4, 8), (8, 16), (1, 2))
+"""Pairs of batch sizes to trace, in order of preference: even and above one, as a batch of one is often special."""
+TOTAL_STEPS = 4
+"""Steps of the replayed program. The pools settle in the first two or three; recorded runs have four."""
+ROUNDS = 4
+"""Most traces at a solved batch size before the answer is given with its residual."""
+TIME_LIMIT_SECONDS = 600.0
+
+
+def estimate(
+    job: TrainingJob,
+    device: DeviceProfile | str | None = None,
+    *,
+    torch_version: str | None = None,
+    memory: str | int | None = None,
+    profiles: Path | None = None,
+    allow_real_run: bool = False,
+    isolate: bool | None = None,
+    time_limit_seconds: float = TIME_LIMIT_SECONDS,
+    alloc_conf: str | None = None,
+    progress: Callable[[str], None] | None = None,
+) -> Estimate:
+    """Predict the memory of a job on a device and solve for the largest batch that fits, without a trial run.
+
+    Args:
+        job: what is trained.
+        device: a profile, the name of one, or None for this machine.
+        torch_version: of the torch that will run the job; the installed one by default.
+        memory: free bytes of the device instead of the profile's, such as "24GiB".
+        profiles: a file or folder of further device profiles.
+        allow_real_run: where the step cannot be traced, run it on tiny real batches on this machine's CPU.
+        isolate: trace in child processes, so that a crash is an error and not the end; default where the
+            system can fork.
+        time_limit_seconds: for the traces together.
+        alloc_conf: `PYTORCH_ALLOC_CONF` of the run, instead of the job's.
+        progress: told what is being done.
+
+    Raises:
+        EstimatorError: see `estimator.errors`; each says what is wrong, where and what to do.
+    """
+    import torch
+
+    from estimator.devices import resolve_device
+
+    say = progress or (lambda text: None)
+    clock = _Clock()
+    profile = resolve_device(device, memory, profiles)
+    target = Target(
+        device=profile, torch_version=torch_version or torch.__version__.split("+")[0], cudnn_benchmark=job.cudnn_benchmark,
+        deterministic=job.deterministic,
+    )  # fmt: skip
+    run = _Run(job, target, clock, say, isolate, time_limit_seconds, alloc_conf if alloc_conf is not None else job.alloc_conf)
+    return run.answer()
+
+
+class _Clock:
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        begun = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.seconds[name] = round(self.seconds.get(name, 0.0) + time.perf_counter() - begun, 4)
+
+
+class _Run:
+    """One estimate under way: traces so far, the model fitted to them, the evaluator on it."""
+
+    def __init__(
+        self, job: TrainingJob, target: Target, clock: _Clock, say: Callable[[str], None], isolate: bool | None, limit: float, conf: str
+    ) -> None:
+        self.job, self.target, self.clock, self.say = job, target, clock, say
+        self.isolate, self.limit, self.conf = isolate, limit, conf
+        self.warnings: list[Warning] = [Warning(code="job", message=note) for note in job.notes]
+
+    # ------------------------------------------------------------ stages
+
+    def trace(self, *sizes: int) -> list[StepGraph]:
+        from estimator.trace import trace
+        from estimator.trace.isolate import can_isolate, run_isolated
+
+        semantics = _semantics_of(self.target)
+        tasks = [partial(trace, self.job, self.target, n, semantics) for n in sizes]
+        self.say(f"tracing batch {' and '.join(map(str, sizes))}")
+        with self.clock.stage("trace"):
+            if self.isolate or (self.isolate is None and can_isolate()):
+                return run_isolated(tasks, self.limit)
+            return [task() for task in tasks]
+
+    def fitted(self, graphs: list[StepGraph]) -> MemoryModel:
+        from estimator import scratch
+
+        def scratch_of(op: Op) -> Any:
+            return scratch.scratch_of(op, self.target)
+
+        def has_scratch(op: Op) -> bool:
+            return self.target.device.kind == "cuda" and op.name in scratch.RULES
+
+        with self.clock.stage("fit"):
+            return fit(graphs, scratch_of, has_scratch, TOTAL_STEPS)
+
+    def evaluator(self, model: MemoryModel) -> Evaluator:
+        from estimator.devices.context import context_interval
+
+        return Evaluator(model, self.target.device, context_interval(self.target.device), self._replay())
+
+    def _replay(self) -> Callable[[Any, int | None], Any]:
+        from estimator import allocator
+
+        if self.target.device.kind == "cpu":
+            return lambda ledger, limit: allocator.replay_cpu(ledger, limit)
+        config = allocator.AllocatorConfig.from_string(self.conf) if self.conf else allocator.AllocatorConfig()
+        return lambda ledger, limit: allocator.replay(ledger, config, limit)
+
+    def solve(self, evaluator: Evaluator, which: str) -> Solution:
+        start = evaluator.model.calibration_sizes[0]
+        with self.clock.stage("solve"):
+            return largest_batch(
+                lambda n: evaluator.fits(n, which), lambda n: evaluator.unlimited(n, which).peak_reserved_bytes, evaluator.limit_bytes(which), start
+            )  # fmt: skip
+
+    # ------------------------------------------------------------ the way through
+
+    def answer(self) -> Estimate:
+        from estimator.assemble import assemble
+
+        graphs = self.calibrate()
+        evaluator, solution = self.verified(graphs)
+        return assemble(self.job, self.target, evaluator, solution, lambda which: self.solve(evaluator, which), self.warnings, self.clock.seconds)
+
+    def calibrate(self) -> list[StepGraph]:
+        """Trace the first pair of batch sizes whose traces tell the same program."""
+        from estimator.trace.batches import batch_maker, check_scales
+
+        problem: FitError | None = None
+        check_scales(batch_maker(self.job.batch, self.job.batch_dim), *CALIBRATION_SIZES[0])
+        for pair in CALIBRATION_SIZES:
+            graphs = self.trace(*pair)
+            parting = compare(*graphs)
+            if not parting:
+                if problem is not None:
+                    self._warn("calibrated-again", f"{problem.got}; calibrated at batch sizes {pair[0]} and {pair[1]} instead")
+                return graphs
+            problem = problem or FitError(
+                "the step is not the same program at two batch sizes", got=parting.text,
+                hint="make the step's structure independent of the batch size",
+            )  # fmt: skip
+        assert problem is not None
+        raise problem
+
+    def verified(self, graphs: list[StepGraph]) -> tuple[Evaluator, Solution]:
+        """Solve, trace again at the solved batch, and refit until the model and the trace agree there."""
+        evaluator = self.evaluator(self.fitted(graphs))
+        solution = self.solve(evaluator, "high")
+        for _ in range(ROUNDS):
+            n = max(1, solution.largest)
+            if solution.unlimited or n in evaluator.model.calibration_sizes:
+                return evaluator, solution
+            seen = self.trace(n)[0]
+            residual = _residual(evaluator.model, seen)
+            if residual == 0:
+                return evaluator, solution
+            graphs = self.refit(graphs, seen, residual)
+            evaluator = self.evaluator(self.fitted(graphs))
+            solution = self.solve(evaluator, "high")
+        self._warn("unverified", f"after {ROUNDS} traces at solved batch sizes the model is still off at batch {solution.largest}")
+        return evaluator, solution
+
+    def refit(self, graphs: list[StepGraph], seen: StepGraph, residual: int | None) -> list[StepGraph]:
+        """Choose the traces of the next model: a parabola where sizes bend, a local line where the program changes."""
+        n = seen.batch_size
+        if residual is not None and len(graphs) == 2:
+            model = self.fitted([*graphs, seen])
+            bent = [c for c in model.curves if c.degree == 2]
+            self._warn(
+                "not-linear", f"{len(bent)} storages do not grow linearly with the batch (batch-by-batch tensors?); fitted with a square term through batch sizes {model.calibration_sizes}"
+            )  # fmt: skip
+            return [*graphs, seen]
+        other = self.trace(n + 1 if n < 4 else n - max(1, n // 64))[0]
+        pair = sorted([seen, other], key=lambda g: g.batch_size)
+        if compare(*pair):
+            raise FitError("the step changes with every batch size", got=compare(*pair).text)
+        self._warn("local-fit", f"the step is another program at batch {n} than at {graphs[0].batch_size}; bytes are followed around batch {n} only")
+        return pair
+
+    def _warn(self, code: str, message: str) -> None:
+        self.warnings.append(Warning(code=code, message=message))
+
+
+def _residual(model: MemoryModel, seen: StepGraph) -> int | None:
+    """Sum of absolute differences between predicted and traced storage sizes; None where the program differs."""
+    if compare(model.graph, seen):
+        return None
+    n = seen.batch_size
+    traced = [e.size_bytes for e in seen.events if e.is_alloc]
+    return sum(abs(curve.at(n) - size) for curve, size in zip(model.curves, traced, strict=True))
+
+
+def _semantics_of(target: Target) -> Any:
+    if target.device.kind != "cuda":
+        return None
+    from estimator.semantics.cuda import cuda_semantics
+
+    return cuda_semantics
