@@ -101,7 +101,7 @@ class _Run:
     # ------------------------------------------------------------ stages
 
     def trace(self, *sizes: int) -> list[StepGraph]:
-        from estimator.trace import trace
+        from estimator.trace import trace, warm_up
         from estimator.trace.isolate import can_isolate, run_isolated
 
         semantics = _semantics_of(self.target)
@@ -109,6 +109,7 @@ class _Run:
         self.say(f"tracing batch {' and '.join(map(str, sizes))}")
         with self.clock.stage("trace"):
             if self.isolate or (self.isolate is None and can_isolate()):
+                warm_up()
                 return run_isolated(tasks, self.limit)
             return [task() for task in tasks]
 

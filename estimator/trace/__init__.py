@@ -1,5 +1,5 @@
 """Trace a job's step on tensors without data: `trace(job, target, n)` gives the `StepGraph` at one batch size."""
 
-from estimator.trace.tracer import trace
+from estimator.trace.tracer import trace, warm_up
 
-__all__ = ["trace"]
+__all__ = ["trace", "warm_up"]

@@ -17,7 +17,7 @@ from estimator.errors import JobError
 from estimator.graph import StepGraph
 from estimator.job import TrainingJob
 from estimator.trace.batches import batch_maker
-from estimator.trace.build import in_move_order, lent, make_model, register_storages
+from estimator.trace.build import lent, make_model, register_storages
 from estimator.trace.explain import explained
 from estimator.trace.optimizers import optimizer_maker
 from estimator.trace.paths import ModulePaths
@@ -64,7 +64,6 @@ def trace(job: TrainingJob, target: Target, batch_size: int, semantics: Semantic
         recorder.recording = False
         if overlay is not None:
             graph.warnings.extend(getattr(overlay, "warnings", ()))
-        graph.events[:] = graph.events[: len(graph.events)]
         ended = len(graph.events)
         del runner, model
     del graph.events[ended:]
@@ -127,13 +126,19 @@ def _undisturbed() -> Iterator[None]:
     collecting = gc.isenabled()
     gc.collect()
     gc.disable()
+    gc.freeze()  # what is there already need not be looked through at the end of each step
     try:
         with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
             warnings.simplefilter("ignore")
             yield
     finally:
+        gc.unfreeze()
         if collecting:
             gc.enable()
 
 
-__all__ = ["STEPS", "Semantics", "in_move_order", "trace"]
+def warm_up() -> None:
+    """Load what torch imports at the first op on a fake tensor, once, before processes are forked."""
+    with FakeTensorMode():
+        x = torch.empty(2, 2, requires_grad=True)
+        torch.nn.functional.linear(x, x).sum().backward()  # type: ignore[no-untyped-call]
