@@ -23,8 +23,8 @@ Job = Annotated[
     typer.Argument(
         metavar="JOB",
         show_default=False,
-        help="package.module:attr or path/to/file.py:attr (a TrainingJob, or a function that returns one), torchvision:NAME, timm:NAME, "
-        "or hf:PATH (a folder or config.json).",
+        help="package.module:attr or path/to/file.py:attr (a TrainingJob, or a function that returns one), "
+        "torchvision:NAME, timm:NAME, or hf:PATH (a folder or config.json).",
     ),
 ]
 

@@ -72,7 +72,8 @@ def _answer(page: Page, estimate: Estimate, requested: BatchEstimate | None) -> 
     rows = [
         (
             "without retries",
-            f"{estimate.max_batch_size_without_retries} (largest batch for which the allocator never has to give segments back)",
+            f"{estimate.max_batch_size_without_retries} (largest batch for which the allocator never has to give "
+            "segments back)",
         ),
         (
             "at the low end",
@@ -120,8 +121,8 @@ def _memory(page: Page, estimate: Estimate, batch: BatchEstimate) -> None:
     page.line(
         f"The {len(batch.lines)} lines sum to the {name}: {total:,} bytes."
         if off == 0
-        else f"The {len(batch.lines)} lines sum to {total:,} bytes, {abs(off):,} {'more' if off > 0 else 'less'} than the "
-        f"{name} of {batch.device_bytes:,}: this is a defect of batch-estimator, please report it.",
+        else f"The {len(batch.lines)} lines sum to {total:,} bytes, {abs(off):,} {'more' if off > 0 else 'less'} than "
+        f"the {name} of {batch.device_bytes:,}: this is a defect of batch-estimator, please report it.",
         indent=2,
         hang=0,
         style=None if off == 0 else "bold red",
