@@ -1,0 +1,116 @@
+"""Fitting: exact curves through calibration points, alignment of traces, ledgers at other batch sizes."""
+
+from __future__ import annotations
+
+from fractions import Fraction
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from estimator.errors import FitError
+from estimator.fit import compare, fit
+from estimator.fit.lines import Curve, curve_through, interpolate
+from estimator.graph import Op, StepGraph, StorageEvent, TensorSpec
+from estimator.ledger import Category
+from estimator.scratch import Scratch
+
+pytestmark = pytest.mark.pure
+
+
+@given(st.integers(0, 1 << 50), st.integers(0, 1 << 40), st.integers(1, 1 << 20))
+def test_a_line_through_two_points_is_exact_everywhere(a: int, c: int, n: int) -> None:
+    curve = curve_through((4, 8), (a + 4 * c, a + 8 * c))
+    assert curve.at(n) == a + c * n
+
+
+@given(st.integers(0, 1 << 40), st.integers(0, 1 << 30), st.integers(0, 1 << 20), st.integers(1, 1 << 16))
+def test_a_parabola_through_three_points_is_exact_everywhere(a: int, b: int, q: int, n: int) -> None:
+    sizes = (4, 8, 37)
+    curve = curve_through(sizes, [a + b * x + q * x * x for x in sizes])
+    assert curve.at(n) == a + b * n + q * n * n
+
+
+def test_three_points_on_a_line_stay_a_line() -> None:
+    assert curve_through((4, 8, 100), (40, 80, 1000)) == Curve(Fraction(0), Fraction(10))
+
+
+def test_arguments_follow_a_line_number_by_number() -> None:
+    first = (TensorSpec("float32", (4, 3), (3, 1), 7), 4 * 3, "mean", True, None)
+    second = (TensorSpec("float32", (8, 3), (3, 1), 7), 8 * 3, "mean", True, None)
+    assert interpolate(first, second, (4, 8), 10) == (TensorSpec("float32", (10, 3), (3, 1), 7), 30, "mean", True, None)
+
+
+def test_arguments_that_differ_in_kind_do_not_fit() -> None:
+    with pytest.raises(FitError, match="differ"):
+        interpolate(("sum",), ("mean",), (4, 8), 10)
+
+
+def graph_of(n: int, *, extra: bool = False) -> StepGraph:
+    """Two steps of a program: a weight of 100 B, in each step an activation of 8n B that lives until the next step."""
+    graph = StepGraph(n, categories={0: Category.PARAMETER}, facts={})
+    graph.events.append(StorageEvent(True, 0, 100, -1))
+    graph.phases.append(("model", 0))
+    for step in range(2):
+        graph.phases.append((f"step{step}.batch", len(graph.events)))
+        graph.phases.append((f"step{step}.forward", len(graph.events)))
+        if step:
+            graph.events.append(StorageEvent(False, step, 8 * n, len(graph.ops) - 1))
+        graph.events.append(StorageEvent(True, step + 1, 8 * n, len(graph.ops)))
+        spec = TensorSpec("float32", (2 * n,), (1,), step + 1)
+        graph.ops.append(Op("aten.mm.default", (spec,), {}, (spec,), "layer", f"step{step}.forward", False, len(graph.events)))
+    if extra:
+        graph.ops.append(Op("aten.add.Tensor"))
+    return graph
+
+
+def no_scratch(op: Op) -> tuple[Scratch, ...]:
+    return ()
+
+
+def test_the_ledger_at_another_batch_has_the_sizes_of_that_batch() -> None:
+    model = fit([graph_of(4), graph_of(8)], no_scratch, lambda op: False, 2)
+    sizes = [(e.is_alloc, e.size_bytes) for e in model.at(10).events]
+    # the weight; 80 B in step 0; in step 1 the old 80 B go before the new come
+    assert sizes == [(True, 100), (True, 80), (False, 80), (True, 80)]
+
+
+def test_traces_of_different_programs_are_refused() -> None:
+    assert "2 and 3 ops" in compare(graph_of(4), graph_of(8, extra=True)).text
+    with pytest.raises(FitError, match="not the same program"):
+        fit([graph_of(4), graph_of(8, extra=True)], no_scratch, lambda op: False, 2)
+
+
+def test_scratch_is_asked_for_at_the_shapes_of_the_batch_and_kept_only_by_key() -> None:
+    asked: list[tuple[int, ...]] = []
+
+    def scratch(op: Op) -> tuple[Scratch, ...]:
+        spec = next(op.tensors())
+        asked.append(spec.shape)
+        return Scratch(32, "before", key="cublas:main"), Scratch(spec.nbytes, "after")
+
+    model = fit([graph_of(4), graph_of(8)], scratch, lambda op: True, 2)
+    events = [(e.is_alloc, e.size_bytes, e.category) for e in model.at(5).events]
+    assert asked == [(10,)]  # both calls are alike, so the rule is asked once
+    weight = (True, 100, Category.PARAMETER)
+    first = [(True, 32, Category.WORKSPACE), (True, 40, Category.TEMPORARY), (True, 40, Category.TEMPORARY), (False, 40, Category.TEMPORARY)]
+    second = [(False, 40, Category.TEMPORARY), (True, 40, Category.TEMPORARY), (True, 40, Category.TEMPORARY), (False, 40, Category.TEMPORARY)]
+    assert events == [weight, *first, *second]
+
+
+def test_repeated_steps_free_what_the_step_before_left() -> None:
+    steps = StepGraph(4, categories={0: Category.PARAMETER})
+    whole = graph_of(4)
+    steps.ops, steps.events, steps.phases = whole.ops, whole.events[:], whole.phases[:]
+    steps.phases.append(("step2.batch", len(steps.events)))
+    steps.phases.append(("step2.forward", len(steps.events)))
+    steps.events += [StorageEvent(False, 2, 32, 1), StorageEvent(True, 3, 32, 1)]
+    other = StepGraph(8, steps.ops, [e._replace(size_bytes=e.size_bytes if e.storage == 0 else 64) for e in steps.events], steps.phases)
+    model = fit([steps, other], no_scratch, lambda op: False, 6)
+    ledger = model.at(4)
+    live: set[int] = set()
+    for e in ledger.events:
+        assert (e.block in live) != e.is_alloc
+        (live.add if e.is_alloc else live.remove)(e.block)
+    assert len(live) == 2  # the weight and one activation, however many steps
+    assert [name for name, _ in ledger.phases if name.endswith("forward")] == [f"step{i}.forward" for i in range(6)]
