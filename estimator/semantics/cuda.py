@@ -1,0 +1,31 @@
+"""CUDA's dispatch decisions, laid over fake CPU tensors for the length of a trace."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+
+from torch._subclasses.fake_tensor import FakeTensorMode
+
+from estimator.device import Target
+from estimator.semantics import attention, autocast, composites, devices, optimizers
+from estimator.semantics.overlay import Overlay
+
+
+@contextlib.contextmanager
+def cuda_semantics(target: Target) -> Iterator[Overlay]:
+    """Let torch decide as it would on the target's CUDA device, for fakes on `overlay.DEVICE`.
+
+    Nothing of it is left after the context, also after an exception.
+    """
+    overlay = Overlay(target)
+    try:
+        FakeTensorMode.cache_clear()
+        composites.install(overlay)
+        attention.install(overlay)
+        autocast.install(overlay)
+        optimizers.install(overlay)
+        devices.install(overlay)
+        yield overlay
+    finally:
+        overlay.close()

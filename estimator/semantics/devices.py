@@ -1,0 +1,127 @@
+"""User code that names the device: `.cuda()`, `device="cuda"`, `x.is_cuda`, mapped onto the traced device."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
+from torch.overrides import TorchFunctionMode
+
+from estimator.semantics import torch_cuda
+from estimator.semantics.overlay import DEVICE, Overlay, on_device
+
+CUDA = torch.device("cuda", 0)
+"""What Python code at the user's level sees as the device of traced tensors."""
+
+
+def install(overlay: Overlay) -> None:
+    """Map the names of the CUDA device for the length of the trace."""
+    torch_cuda.install(overlay)
+    mode = DeviceNames(overlay)
+    _patch_fakes(overlay)
+    _patch_backward(overlay, mode)
+    overlay.enter(mode)
+
+
+def _mapped(value: Any) -> Any:
+    """The traced device for anything that names a CUDA device; any other value unchanged."""
+    if value.__class__ is torch.device:
+        return DEVICE if value.type == "cuda" else value
+    if value.__class__ is str and value.startswith("cuda"):
+        return DEVICE
+    return value
+
+
+class DeviceNames(TorchFunctionMode):
+    """Sees every call of torch's Python API. Code below a call runs without the mode and sees the true devices."""
+
+    def __init__(self, overlay: Overlay) -> None:
+        super().__init__()
+        self._overlay = overlay
+        self._special: dict[Any, Callable[..., Any]] = {
+            Tensor.to: _to,
+            Tensor.cuda: _cuda,
+            Tensor.pin_memory: lambda t, *args, **kwargs: t,
+            Tensor.is_pinned: lambda t, *args, **kwargs: False,
+            Tensor.is_cuda.__get__: on_device,
+            Tensor.is_cpu.__get__: lambda t: not on_device(t) and t.device.type == "cpu",
+            Tensor.get_device: lambda t: 0 if on_device(t) else -1,
+        }
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        overlay = self._overlay
+        level, overlay.at_user_level = overlay.at_user_level, False
+        try:
+            special = self._special.get(func)
+            if special is not None:
+                return special(*args, **kwargs)
+            if "device" in kwargs:
+                device = kwargs["device"]
+                kwargs["device"] = DEVICE if device.__class__ is int else _mapped(device)
+            return func(*args, **kwargs)
+        finally:
+            overlay.at_user_level = level
+
+
+def _to(t: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+    places = tuple(DEVICE if a.__class__ is int else _mapped(a) for a in args)
+    if "device" in kwargs:
+        device = kwargs["device"]
+        kwargs = {**kwargs, "device": DEVICE if device.__class__ is int else _mapped(device)}
+    return t.to(*places, **kwargs)
+
+
+def _cuda(
+    t: Tensor, device: Any = None, non_blocking: bool = False, memory_format: torch.memory_format = torch.preserve_format
+) -> Tensor:
+    return t.to(DEVICE, non_blocking=non_blocking, memory_format=memory_format)
+
+
+def _patch_fakes(overlay: Overlay) -> None:
+    """Let fakes name the CUDA device to the user's code and the traced one to torch's own."""
+    true_device = FakeTensor.device
+    dispatch = FakeTensorMode.__torch_dispatch__
+
+    def device(self: FakeTensor) -> torch.device:
+        if overlay.at_user_level and self.fake_device == DEVICE and not self.fake_mode.in_kernel_invocation:
+            return CUDA
+        return true_device.__get__(self)  # type: ignore[attr-defined,no-any-return]
+
+    def torch_dispatch(self: FakeTensorMode, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        level, overlay.at_user_level = overlay.at_user_level, False
+        try:
+            with torch._C.DisableTorchFunction():
+                return dispatch(self, func, types, args, kwargs)
+        finally:
+            overlay.at_user_level = level
+
+    overlay.patch(FakeTensor, "device", property(device, true_device.fset))  # type: ignore[attr-defined]
+    overlay.patch(FakeTensorMode, "__torch_dispatch__", torch_dispatch)
+
+
+def _patch_backward(overlay: Overlay, mode: DeviceNames) -> None:
+    """Bring the mode back for the Python code that runs inside of a backward pass.
+
+    Custom functions, hooks and the recomputation of checkpoints are the user's level again.
+    """
+    run = torch.autograd.graph._engine_run_backward  # type: ignore[attr-defined]
+
+    def run_backward(*args: Any, **kwargs: Any) -> Any:
+        level, overlay.at_user_level = overlay.at_user_level, True
+        try:
+            with mode:
+                return run(*args, **kwargs)
+        finally:
+            overlay.at_user_level = level
+
+    for owner in (torch.autograd, torch.autograd.graph):
+        overlay.patch(owner, "_engine_run_backward", run_backward)
+
+
+__all__ = ["CUDA", "DeviceNames", "install"]
