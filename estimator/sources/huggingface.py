@@ -1,0 +1,251 @@
+"""`hf:PATH`: a transformers model from its config alone: no weights, no network, no code from elsewhere.
+
+PATH is a folder with a `config.json`, such a file itself, or a model type (`hf:bert`: the default config of the type).
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from estimator.errors import SourceError
+from estimator.job import TrainingJob
+from estimator.sources.huggingface_tasks import BASE, TASK_NAMES, TASKS, Task, task_named
+from estimator.sources.options import JobOptions
+from estimator.sources.words import did_you_mean, require
+
+if TYPE_CHECKING:
+    from torch import nn
+
+OPTIMIZER = "adamw"
+_ATTENTION = {"sdpa": "sdpa", "eager": "eager", "flash": "flash_attention_2"}
+
+
+def load(path: str, options: JobOptions) -> TrainingJob:
+    """Make the job of a transformers config.
+
+    Raises:
+        SourceError: transformers is absent; the config is missing, broken, without a model type or of an unknown one;
+            no model class is known for it; the sequence is longer than its positions; an option does not apply.
+    """
+    with offline():
+        from estimator.sources.edits import prepare_torchvision
+
+        prepare_torchvision()
+        require("transformers", "transformers", "hf:")
+        config, notes = _config(path)
+        kind, task = _class(config, options)
+        return job_of_class(kind, config, options, name=f"hf:{path}", task=task, notes=notes)
+
+
+def job_of_class(
+    kind: type, config: Any, options: JobOptions, name: str, task: Task | None = None, notes: tuple[str, ...] = ()
+) -> TrainingJob:
+    """Make the job of a transformers model class and a config.
+
+    Raises:
+        SourceError: the batch of such a model is not known, or an option does not apply to it.
+    """
+    from estimator.sources.edits import apply
+    from estimator.sources.huggingface_batches import Shapes, inputs, losses
+
+    task = task or _task_of(kind)
+    config = copy.deepcopy(config)
+    shapes = Shapes.of(kind, config, task, options, name)
+    said = [*notes, *shapes.notes, *_settings(config, shapes, options)]
+
+    def build() -> nn.Module:
+        import torch
+
+        with offline():
+            # Under the job's dtype, whatever the config says: so does `from_pretrained` unless told otherwise.
+            model: nn.Module = kind._from_config(copy.deepcopy(config), dtype=torch.get_default_dtype())  # type: ignore[attr-defined]
+        return apply(model, options)
+
+    if options.optimizer is None and options.mode != "inference":
+        said.append(f"optimizer was not given: {OPTIMIZER} is assumed")
+    return TrainingJob(
+        model=build,
+        batch=inputs(kind, config, task, shapes, inference=options.mode == "inference"),
+        loss=losses(task, inference=options.mode == "inference"),
+        optimizer=options.optimizer or OPTIMIZER,
+        name=name,
+        notes=tuple(said),
+    )
+
+
+@contextmanager
+def offline() -> Iterator[None]:
+    """Keep transformers and the hub's client from the network, also where they are imported already."""
+    import sys
+
+    names = ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE")
+    before = {name: os.environ.get(name) for name in names}
+    os.environ.update(dict.fromkeys(names, "1"))
+    constants = sys.modules.get("huggingface_hub.constants")
+    was = getattr(constants, "HF_HUB_OFFLINE", None)
+    if constants is not None:
+        constants.HF_HUB_OFFLINE = True  # type: ignore[attr-defined]
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            os.environ.pop(name, None) if value is None else os.environ.update({name: value})
+        if constants is not None:
+            constants.HF_HUB_OFFLINE = was  # type: ignore[attr-defined]
+
+
+def _config(path: str) -> tuple[Any, tuple[str, ...]]:
+    """The config at a path, or the default config of a model type; and what must be said of it."""
+    import transformers
+    from transformers.models.auto.configuration_auto import CONFIG_MAPPING
+
+    place = Path(path).expanduser()
+    if not place.exists():
+        types = list(CONFIG_MAPPING.keys())
+        if path in types:
+            return CONFIG_MAPPING[path](), (f"no config was given: the default one of model type {path} is taken",)
+        raise SourceError(
+            "there is no such folder or file, and it is no model type", got=f"hf:{path}",
+            allowed="a folder with config.json, such a file, or a model type of transformers; nothing is downloaded",
+            hint=did_you_mean(path, types) or f"download its config first: hf download {path} config.json --local-dir DIR",
+        )  # fmt: skip
+    file = place / "config.json" if place.is_dir() else place
+    if not file.is_file():
+        adapter = (place / "adapter_config.json").is_file()
+        raise SourceError(
+            "the folder has no config.json", got=str(place), where="hf:",
+            hint="it holds an adapter: give the base model's folder with --lora" if adapter else "save the model's config there",
+        )  # fmt: skip
+    try:
+        fields = json.loads(file.read_text())
+    except (ValueError, OSError) as error:
+        raise SourceError("the config is no JSON", got=str(error), where=str(file)) from None
+    _check_type(fields, file, list(CONFIG_MAPPING.keys()))
+    try:
+        config = transformers.AutoConfig.from_pretrained(str(place), local_files_only=True, trust_remote_code=False)
+    except Exception as error:
+        raise SourceError(
+            f"transformers cannot read the config: {str(error).partition(chr(10))[0]}", where=str(file)
+        ) from error
+    return config, _take_quantization(config)
+
+
+def _check_type(fields: Any, file: Path, types: list[str]) -> None:
+    kind = fields.get("model_type") if isinstance(fields, dict) else None
+    if kind is None:
+        arch = (fields.get("architectures") or [""])[0] if isinstance(fields, dict) else ""
+        raise SourceError(
+            "the config does not say its model_type", got=", ".join(list(fields)[:6]) if isinstance(fields, dict) else type(fields).__name__,
+            where=str(file), allowed='"model_type": one of transformers\', such as "llama", "bert", "vit"',
+            hint=did_you_mean(arch.lower().partition("for")[0], types) or 'add "model_type" to it',
+        )  # fmt: skip
+    if kind not in types:
+        own = "auto_map" in fields
+        raise SourceError(
+            "the installed transformers does not know this model_type" + (", and code beside a config is never run" if own else ""),
+            got=kind, where=str(file),
+            hint=did_you_mean(kind, types) or "upgrade transformers, or give a file of your own that builds the model",
+        )  # fmt: skip
+
+
+def _take_quantization(config: Any) -> tuple[str, ...]:
+    """Drop a quantization from the config: its kernels and weights cannot be traced."""
+    found = getattr(config, "quantization_config", None)
+    if found is None:
+        return ()
+    del config.quantization_config
+    method = found.get("quant_method", "?") if isinstance(found, dict) else getattr(found, "quant_method", "?")
+    return (f"the config's quantization ({method}) is not traced: weights are counted in the job's own precision",)
+
+
+def _tables() -> dict[str, dict[str, Any]]:
+    from transformers.models.auto import modeling_auto
+
+    return {task.name: dict(getattr(modeling_auto, task.mapping, {})) for task in (*TASKS, BASE)}
+
+
+def _names(entry: Any) -> tuple[str, ...]:
+    return (entry,) if isinstance(entry, str) else tuple(entry)
+
+
+def _class(config: Any, options: JobOptions) -> tuple[type, Task]:
+    """The model class: of the task that was asked for, of `architectures`, or of the first task that fits."""
+    import transformers
+
+    tables, kind = _tables(), config.model_type
+    offered = [task.name for task in TASKS if kind in tables[task.name]]
+    if options.task is not None:
+        task = task_named(options.task)
+        if task is None or kind not in tables[task.name]:
+            raise SourceError(
+                f"transformers has no {kind} model for that task" if task else "no task has that name", got=options.task,
+                allowed=", ".join(offered if task else TASK_NAMES), hint=None if task else did_you_mean(options.task, TASK_NAMES),
+            )  # fmt: skip
+        return getattr(transformers, _names(tables[task.name][kind])[0]), task
+    for architecture in getattr(config, "architectures", None) or ():
+        found = getattr(transformers, architecture, None)
+        if found is not None and architecture not in map(str, _names(tables[BASE.name].get(kind, ()))):
+            return found, _task_of(found)
+    for name in (*offered, BASE.name):
+        if kind in tables[name]:
+            found = getattr(transformers, _names(tables[name][kind])[0])
+            task = task_named(name)
+            assert task is not None
+            return found, task
+    raise SourceError(
+        "transformers has no model class for this config", got=kind, where="hf:",
+        hint="give a file of your own that builds the model",
+    )  # fmt: skip
+
+
+def _task_of(kind: type) -> Task:
+    """The task by the tables that a class stands in; by its name where it stands in none."""
+    tables = _tables()
+    for task in (*TASKS, BASE):
+        if any(kind.__name__ in _names(entry) for entry in tables[task.name].values()):
+            return task
+    for ending, name in (("ForCausalLM", "causal-lm"), ("LMHeadModel", "causal-lm"), ("ForPreTraining", "pretraining")):
+        if kind.__name__.endswith(ending):
+            task = task_named(name)
+            assert task is not None
+            return task
+    return BASE
+
+
+def _settings(config: Any, shapes: Any, options: JobOptions) -> list[str]:
+    """Write the options into the config; what must be said of it comes back."""
+    notes = []
+    if options.num_classes is not None:
+        config.num_labels = options.num_classes
+    text = config.get_text_config()
+    if getattr(text, "pad_token_id", None) is None:
+        # Any id will do: models that look for padding find none, and those that need an id get one.
+        text.pad_token_id = 0
+    if getattr(config, "is_encoder_decoder", False) and getattr(config, "decoder_start_token_id", None) is None:
+        config.decoder_start_token_id = config.pad_token_id = 0
+    for part in (config, getattr(config, "backbone_config", None)):
+        if getattr(part, "use_pretrained_backbone", False):
+            part.use_pretrained_backbone = False
+    if options.attn is not None:
+        config._attn_implementation = _attention(options.attn, notes)
+    if options.freeze is None and options.lora is None and options.precision is None:
+        stored = getattr(config, "dtype", None)
+        if stored is not None and "float32" not in str(stored):
+            notes.append(f"precision was not given: fp32 is assumed; the config's weights are {str(stored).removeprefix('torch.')}")
+    return notes
+
+
+def _attention(asked: str, notes: list[str]) -> str:
+    if asked == "flash":
+        from importlib.util import find_spec
+
+        if find_spec("flash_attn") is None:
+            notes.append("flash_attention_2 is not installed here: PyTorch's own flash kernel (sdpa) is traced in its place")
+            return "sdpa"
+    return _ATTENTION[asked]
