@@ -43,7 +43,7 @@ def gpus_here(extra: Path | None = None) -> list[DeviceProfile]:
     if not cards:
         return []
     visible = visible_cards(cards, os.environ.get("CUDA_VISIBLE_DEVICES"))
-    _warn_of_order(visible, os.environ)
+    _warn_of_order(cards, os.environ)
     _warn_of_empty_mig(cards)
     profiles = load_profiles(extra)
     parents = {card.index: card for card in cards}
@@ -176,7 +176,8 @@ def _slug(name: str) -> str:
 
 def _warn_of_order(cards: Sequence[Card], environ: Mapping[str, str]) -> None:
     """CUDA numbers the fastest card first unless told otherwise, NVML goes by bus; alike cards make no difference."""
-    if len({card.name for card in cards}) > 1 and environ.get("CUDA_DEVICE_ORDER") != "PCI_BUS_ID":
+    by_uuid = environ.get("CUDA_VISIBLE_DEVICES", "").startswith(("GPU-", "MIG-"))
+    if len({card.name for card in cards}) > 1 and not by_uuid and environ.get("CUDA_DEVICE_ORDER") != "PCI_BUS_ID":
         warnings.warn(
             "this machine's GPUs differ and CUDA_DEVICE_ORDER is not PCI_BUS_ID: torch may number them otherwise",
             RuntimeWarning,
