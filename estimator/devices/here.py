@@ -143,6 +143,11 @@ def describe_card(card: Card, parent: Card, position: int, profiles: Mapping[str
 
 
 def _total(card: Card, known: DeviceProfile | None) -> tuple[int, str]:
+    """Bytes that torch reports, and where they are from.
+
+    Source: unslothai/unsloth pull request 9362: B200, NVML 183359 MiB less 726 reserved, torch 182631.
+    Bound: may be up to 2 MiB above what torch reports, as in that case.
+    """
     if card.reserved_bytes is not None:
         return card.total_bytes - card.reserved_bytes, "NVML memory info version 2: total less reserved"
     if known is not None and known.total_bytes <= card.total_bytes:
