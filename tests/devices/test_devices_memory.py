@@ -269,3 +269,10 @@ def test_a_child_that_fails_is_an_error(child: list[Child], monkeypatch: pytest.
 
 def missing(name: str) -> str:
     raise memory.importlib.metadata.PackageNotFoundError(name)
+
+
+def test_a_group_outside_of_what_is_shown_and_a_mount_that_is_gone(tmp_path: Path) -> None:
+    gone = V2_MOUNT.replace("/sys/fs/cgroup", "/gone")
+    v2_process(machine(tmp_path), "/../x", gone + V2_MOUNT)
+    v2_group(tmp_path, "/", 4 * GIB)
+    assert ram(tmp_path).total_bytes == 4 * GIB
