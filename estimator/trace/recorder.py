@@ -20,6 +20,8 @@ from estimator.trace.values import READERS, Follower, set_known
 DEVICE = torch.device("cpu", 0)
 """Stands for the target device in a trace. Host tensors are on `cpu` without an index, so the two never mix unseen."""
 
+_DEVICE_OF = torch.ops.prim.device.default
+
 
 class Recorder(TorchDispatchMode):
     """Records ops on and storages of the target device; with `whole_host`, of the host too (a CPU target).
@@ -111,6 +113,8 @@ class Recorder(TorchDispatchMode):
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
+        if func is _DEVICE_OF:  # asked by torch's C++ as often as all ops together; no op of the program
+            return args[0].fake_device if isinstance(args[0], FakeTensor) else args[0].device
         kwargs = kwargs or {}
         if not self.recording:
             return self._run(func, args, kwargs)
