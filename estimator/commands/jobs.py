@@ -28,10 +28,10 @@ def read_job(spec: str, **options: Any) -> TrainingJob:
     return load_job(spec, JobOptions(**{name: value for name, value in options.items() if value is not None}))
 
 
-def read_memory(text: str | None) -> int | None:
-    """Bytes of `--memory`.
+def read_size(text: str | None, option: str) -> int | None:
+    """Bytes of an option that takes a size.
 
     Raises:
         ConfigError: not a size.
     """
-    return None if text is None else parse_bytes(text, where="--memory")
+    return None if text is None else parse_bytes(text, where=option)

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from estimator.commands import options as o
-from estimator.commands.jobs import read_job, read_memory
+from estimator.commands.jobs import read_job
 from estimator.commands.run import DOES_NOT_FIT, FITS, answer_alone_on_stdout, check_writable, guarded, write_json
+from estimator.errors import UsageError
 
 if TYPE_CHECKING:
     from estimator.result import BatchEstimate, Estimate
@@ -94,11 +95,21 @@ def predict(
     """
     check_writable(timeline, "--timeline")
     check_writable(graph, "--graph")
-    memory_bytes = read_memory(memory)
     from estimator.report.progress import Progress
 
     limits: dict[str, Any] = {} if time_limit is None else {"time_limit_seconds": time_limit}
     with answer_alone_on_stdout(), Progress(quiet=quiet) as progress:
+        progress("looking up the device")
+        from estimator.devices import resolve_device
+
+        profile = resolve_device(device, memory, profiles)
+        if timeline is not None and profile.kind != "cuda":
+            raise UsageError(
+                "a snapshot shows the CUDA caching allocator, which a CPU does not have",
+                got=f"--timeline {timeline}",
+                where=f"--device {profile.name}",
+                hint="name a card with --device",
+            )
         progress("loading the job")
         loaded = read_job(
             job,
@@ -128,10 +139,8 @@ def predict(
 
         answer = estimate(
             loaded,
-            device,
+            profile,
             torch_version=torch_version,
-            memory=memory_bytes,
-            profiles=profiles,
             allow_real_run=allow_real_run,
             isolate=isolate,
             progress=progress,
@@ -151,6 +160,21 @@ def write_files(answer: Estimate, batch: BatchEstimate | None, timeline: Path | 
         from estimator.report.graph import graph_lines
 
         graph.write_text("".join(f"{line}\n" for line in graph_lines(answer.graph)), encoding="utf-8")
+    if timeline is not None:
+        from estimator.allocator.config import AllocatorConfig
+        from estimator.allocator.snapshot import frames_of_ops, snapshot, write_snapshot
+
+        chosen = batch or answer.best
+        conf = answer.settings.get("alloc_conf") or ""
+        limit = max(0, answer.device.capacity_bytes - answer.device.context_bytes)
+        content = snapshot(
+            answer.ledger(chosen.batch_size),
+            AllocatorConfig.from_string(conf) if conf else None,
+            limit,
+            total_bytes=answer.device.total_bytes,
+            frames=frames_of_ops(answer.model.ops),
+        )
+        write_snapshot(timeline, content)
 
 
 def show(answer: Estimate, requested: BatchEstimate | None, *, as_json: bool, verbose: bool) -> None:

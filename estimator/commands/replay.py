@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import sys
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from estimator.commands import options as o
-from estimator.commands.jobs import read_memory
+from estimator.commands.jobs import read_size
 from estimator.commands.run import DOES_NOT_FIT, FITS, guarded, write_json
 from estimator.units import format_bytes
 
@@ -17,7 +20,7 @@ History = Annotated[
     typer.Argument(
         metavar="HISTORY",
         show_default=False,
-        help="JSON or JSON.gz of allocations and frees, or a snapshot of torch.cuda.memory._dump_snapshot.",
+        help="JSON or JSON.gz of allocations and frees; a snapshot of torch.cuda.memory, as JSON, is one too.",
     ),
 ]
 Limit = Annotated[
@@ -45,7 +48,7 @@ def replay(
     """
     from estimator.allocator.command import replay_report
 
-    report = replay_report(history, read_memory(limit), alloc_conf)
+    report = replay_report(history, read_size(limit, "--limit"), alloc_conf)
     if as_json:
         write_json(report)
     else:
@@ -53,36 +56,51 @@ def replay(
     return DOES_NOT_FIT if report["oom"] else FITS
 
 
-def _show(report: dict[str, Any]) -> None:
-    import sys
-
+def _show(report: Mapping[str, Any]) -> None:
     from estimator.report.page import Page, write_out
 
     page = Page(sys.stdout)
-    sizes = {name: value for name, value in report.items() if name.endswith("_bytes") and isinstance(value, int)}
+    page.heading("Replay through PyTorch's caching allocator")
     page.table(
         [("peak", False), ("size", True), ("bytes", True)],
         [
-            [name.removesuffix("_bytes").replace("_", " "), format_bytes(size), f"{size:,}"]
-            for name, size in sizes.items()
+            [name, format_bytes(report[f"peak_{name}_bytes"]), f"{report[f'peak_{name}_bytes']:,}"]
+            for name in ("requested", "allocated", "reserved")
         ],
     )
-    segments = report["segments"]
+    limit, conf, oom = report["limit_bytes"], report["alloc_conf"], report["oom"]
     page.pairs(
         [
-            (
-                "segments",
-                f"{len(segments)}, {format_bytes(sum(segments))} in all: " + ", ".join(map(format_bytes, segments)),
-            )
+            ("runs out", "no" if not oom else _where(oom)),
+            ("limit", "none" if limit is None else f"{format_bytes(limit)} ({limit:,} bytes)"),
+            ("settings", conf or "PyTorch's defaults"),
+            ("events", f"{report['event_count']:,}"),
+            ("segments", f"{len(report['segments'])}: {_by_size(report['segments'])}"),
+            ("retries", str(report["num_alloc_retries"])),
+            ("recorded", _agreement(report["recorded"])),
         ]
     )
-    others = {name: value for name, value in report.items() if name not in sizes and name not in ("segments", "oom")}
-    page.pairs([(name.replace("_", " "), str(value)) for name, value in others.items()])
-    page.pairs([("runs out", "no" if not report["oom"] else _flat(report["oom"]))])
     write_out(page.text)
 
 
-def _flat(value: object) -> str:
-    if isinstance(value, dict):
-        return ", ".join(f"{name.replace('_', ' ')} {item}" for name, item in value.items())
-    return str(value)
+def _where(oom: Mapping[str, Any]) -> str:
+    phase = f" in {oom['phase']}" if oom["phase"] else ""
+    return (
+        f"at event {oom['event']:,} (row {oom['row']:,} of the recording){phase}, which asks for "
+        f"{format_bytes(oom['size_bytes'])}, with {format_bytes(oom['allocated_bytes'])} allocated and "
+        f"{format_bytes(oom['reserved_bytes'])} reserved"
+    )
+
+
+def _by_size(segments: Sequence[int]) -> str:
+    counts = Counter(segments)
+    return ", ".join(f"{counts[size]} of {format_bytes(size)}" for size in sorted(counts, reverse=True)) or "none"
+
+
+def _agreement(recorded: Mapping[str, Any]) -> str:
+    """The recording holds its own peaks and segments; under another limit or other settings they need not agree."""
+    if recorded["equal"]:
+        return "the recording's own peaks and segments are the same, to the byte"
+    peaks = {name: value for name, value in recorded.items() if name not in ("equal", "segments_equal")}
+    said = ", ".join(f"{name.replace('_', ' ')} {value:,}" for name, value in peaks.items() if value is not None)
+    return f"differs: {said}; segments {'the same' if recorded['segments_equal'] else 'differ'}"
