@@ -100,7 +100,7 @@ def _by_size(segments: Sequence[int]) -> str:
 def _agreement(recorded: Mapping[str, Any]) -> str:
     """The recording holds its own peaks and segments; under another limit or other settings they need not agree."""
     if recorded["equal"]:
-        return "the recording's own peaks and segments are the same, to the byte"
+        return "the peaks and segments that it holds are the same, to the byte"
     peaks = {name: value for name, value in recorded.items() if name not in ("equal", "segments_equal")}
     said = ", ".join(f"{name.replace('_', ' ')} {value:,}" for name, value in peaks.items() if value is not None)
     return f"differs: {said}; segments {'the same' if recorded['segments_equal'] else 'differ'}"
