@@ -133,6 +133,9 @@ class NoStream:
     def query(self) -> bool:
         return True
 
+    def is_capturing(self) -> bool:
+        return False
+
     def record_event(self, event: Any = None) -> Any:
         return event if event is not None else NoEvent()
 
