@@ -163,11 +163,11 @@ def missed(peaks: Mapping[str, Summary], largest: LargestSummary) -> list[str]:
     return out
 
 
-def percent(fraction: float) -> str:
-    """A signed fraction for a person; 0 only where it is exactly 0."""
+def percent(fraction: float, sign: str = "+") -> str:
+    """A signed fraction for a person; 0 only where it is exactly 0. `sign=""` for one that has no sign."""
     if math.isnan(fraction):
         return "-"
     if fraction == 0:
         return "0"
     digits = 2 if abs(fraction) >= 0.0001 else 4
-    return f"{100 * fraction:+.{digits}f} %"
+    return f"{100 * fraction:{sign}.{digits}f} %"

@@ -16,8 +16,8 @@ def name_of(row: Row | Largest) -> str:
 
 def reason(row: Row | Largest) -> str:
     """Why a row has no answer, in one line."""
-    lines = row.error.strip().splitlines()
-    return f"failed: {lines[0]}" if lines else "failed: no answer"
+    said = "; ".join(line.strip() for line in row.error.splitlines() if line.strip())
+    return f"failed: {said[:300] or 'no answer'}"
 
 
 def row_lines(rows: Sequence[Row]) -> Iterator[str]:
@@ -53,7 +53,7 @@ def sum_lines(rows: Sequence[Row], largest: Sequence[Largest]) -> Iterator[str]:
     yield f"{'':11} {'rows':>5} {'failed':>6} {'median':>10} {'95th':>10} {'worst over':>11} {'worst under':>11}"
     for peak, s in score.of_peaks(rows).items():
         yield (
-            f"{peak:11} {s.count:5} {s.failed:6} {percent(s.median):>10} {percent(s.percentile_95):>10}"
+            f"{peak:11} {s.count:5} {s.failed:6} {percent(s.median, ''):>10} {percent(s.percentile_95, ''):>10}"
             f" {percent(s.worst_over[0]):>11} {percent(s.worst_under[0]):>11}"
             f"  over: {s.worst_over[1] or '-'}; under: {s.worst_under[1] or '-'}"
         )
@@ -95,7 +95,7 @@ def sum_markdown(rows: Sequence[Row]) -> Iterator[str]:
     yield "| | rows | failed | median abs. error | 95th percentile | worst over | worst under |"
     yield "|---|---|---|---|---|---|---|"
     for peak, s in score.of_peaks(rows).items():
-        cells = (percent(s.median), percent(s.percentile_95), _worst(s.worst_over), _worst(s.worst_under))
+        cells = (percent(s.median, ""), percent(s.percentile_95, ""), _worst(s.worst_over), _worst(s.worst_under))
         yield f"| {peak} peak | {s.count} | {s.failed} | {' | '.join(cells)} |"
 
 
