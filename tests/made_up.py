@@ -68,7 +68,7 @@ def made_up_estimate(largest: int = 8, **changes: Any) -> Estimate:
     """An answer on `DEVICE`; with `largest=0` nothing fits."""
     fields: dict[str, Any] = {
         "job": "net",
-        "settings": {"precision": "amp-bf16", "optimizer": "adamw", "channels_last": False},
+        "settings": {"precision": "amp-bf16", "optimizer": "adamw", "channels_last": False, "accumulation_steps": 4},
         "device": DEVICE,
         "torch_version": "2.13.0",
         "max_batch_size": largest,

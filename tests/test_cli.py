@@ -143,7 +143,7 @@ def test_asked_batch_decides(asked: dict[str, Any], size: int, code: int) -> Non
     assert result.exit_code == code
     assert document["requested_batch_size"] == size
     assert document["at"][str(size)]["fits"] is document["fits"] is (code == 0)
-    assert f"batch {size}" in run("predict", "x.py:job", "-b", size).stdout
+    assert f"asked, {size}" in run("predict", "x.py:job", "-b", size).stdout
 
 
 @pytest.mark.parametrize(

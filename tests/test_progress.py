@@ -47,6 +47,13 @@ def test_slow_work_shows_its_stages_line_by_line(monkeypatch: pytest.MonkeyPatch
     assert "] solving\n" in text
     assert "\x1b" not in text
     assert "\r" not in text
+    assert text.count("solving") == 1
+
+
+def test_the_same_stage_again_is_a_sign_of_life(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A stage that takes long is said again, but seldom."""
+    monkeypatch.setattr(progress, "SAME_LINE_SECONDS", 0.01)
+    assert slow_work(StringIO(), monkeypatch).count("solving") > 1
 
 
 def test_slow_work_on_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:

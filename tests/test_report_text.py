@@ -38,7 +38,7 @@ def report(
 def table_bytes(text: str, batch: int) -> dict[str, int]:
     """Read the `bytes` column of the memory table at a batch size back from the text."""
     section = text.split(f"Memory at batch {batch}, ")[1].split("\n\n")[0]
-    rows = re.findall(r"^  (\S.*?)  +-?[\d.]+ (?:[KMGT]i)?B  +(-?[\d,]+)  ", section, flags=re.MULTILINE)
+    rows = re.findall(r"^  (\S.*?)  +-?[\d.]+ (?:[KMGT]i)?B  +(-?[\d,]+)(?=\s|$)", section, flags=re.MULTILINE)
     return {label: int(size.replace(",", "")) for label, size in rows}
 
 
@@ -71,14 +71,14 @@ def test_every_fact_of_the_answer_is_printed() -> None:
         "net on A made-up card (card), PyTorch 2.13.0",
         "precision amp-bf16",
         "optimizer adamw",
-        "channels last no",
+        "accumulation steps 4",
         "Largest batch that fits: 8",
         "without retries  7",
         "at the low end   9",
         estimate.limited_by,
-        "batch 9",
+        "next, 9",
         "runs out at step1.backward, aten.mm.default",
-        "batch 5",
+        "asked, 5",
         f"{best.peak_requested_bytes:,}",
         f"{best.peak_allocated_bytes:,}",
         f"{best.peak_reserved_bytes:,}",
@@ -110,6 +110,18 @@ def test_nothing_fits_is_an_answer() -> None:
     assert "Largest batch that fits: 0" in text
     assert "Memory at batch 1," in text
     assert "limited by" in text
+
+
+def test_only_settings_that_tell_something() -> None:
+    """A setting that every job has by default is left out of the title, unless asked for all."""
+    assert "channels last" not in report(made_up_estimate())
+    assert "channels last no" in report(made_up_estimate(), verbose=True)
+
+
+def test_place_is_said_once() -> None:
+    """Where the next batch runs out is not repeated where `limited by` names it already."""
+    limited = f"batch 9 runs out in {made_up_estimate().next.oom_at}"
+    assert report(made_up_estimate(limited_by=limited)).count("aten.mm.default") == 1
 
 
 def test_cpu_words() -> None:

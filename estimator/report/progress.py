@@ -13,7 +13,9 @@ from estimator.report.page import printable
 QUIET_SECONDS = 1.0
 """Nothing is shown before this: a quick answer needs no progress."""
 LINE_SECONDS = 5.0
-"""Where stderr is no terminal, a line at most this often, so that a log stays short."""
+"""Where stderr is no terminal, a line at most this often, so that a log stays short..."""
+SAME_LINE_SECONDS = 30.0
+"""...and the same stage again only after this, as a sign of life."""
 
 
 class Progress:
@@ -50,11 +52,14 @@ class Progress:
             self._thread.join()
 
     def _lines(self) -> None:
-        wait = QUIET_SECONDS
+        wait, shown, shown_at = QUIET_SECONDS, "", 0.0
         while not self._left.wait(wait):
-            wait = LINE_SECONDS
+            wait, now, text = LINE_SECONDS, time.monotonic(), self._text or "working"
+            if text == shown and now - shown_at < SAME_LINE_SECONDS:
+                continue
+            shown, shown_at = text, now
             try:
-                self._stream.write(f"[{time.monotonic() - self._start:.0f} s] {self._text or 'working'}\n")
+                self._stream.write(f"[{now - self._start:.0f} s] {text}\n")
                 self._stream.flush()
             except (OSError, ValueError):  # stderr was closed: the answer matters, its progress does not
                 return

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
+from estimator.job import TrainingJob
 from estimator.report.page import Page
 from estimator.units import format_bytes
 
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
 _LABELS = {"cuda_context": "CUDA context"}
 _CPU_LABELS = {"cuda_context": "process baseline"}
 _MOST_MODULES = 20
+_ALWAYS_SAID = ("precision", "mode", "optimizer")
 
 
 def write_estimate(
@@ -27,13 +29,13 @@ def write_estimate(
         requested: `estimate.at(n)` of a batch size that was asked about besides.
         verbose: more of the same facts.
     """
-    _title(page, estimate)
+    _title(page, estimate, verbose)
     _answer(page, estimate, requested)
     batches = [estimate.best]
     if requested is not None and requested.batch_size != estimate.best.batch_size:
         batches.append(requested)
     for batch in batches:
-        _memory(page, estimate, batch)
+        _memory(page, estimate, batch, with_notes=batch is estimate.best)
         _peaks(page, batch)
         if verbose:
             _phases(page, batch)
@@ -49,17 +51,25 @@ def write_estimate(
         )
 
 
-def _title(page: Page, estimate: Estimate) -> None:
+def _title(page: Page, estimate: Estimate, verbose: bool) -> None:
     device = estimate.device
     title = f"{device.title} ({device.name})" if device.title and device.title != device.name else device.name
     page.heading(f"{estimate.job} on {title}, PyTorch {estimate.torch_version}")
     settings = [
-        f"{name.replace('_', ' ')} {_setting(value)}"
+        f"{name.replace('_', ' ')} {_text(value)}"
         for name, value in estimate.settings.items()
-        if value not in (None, "")
+        if _worth_saying(name, value, verbose)
     ]
     if settings:
         page.line(", ".join(settings), indent=2, hang=0)
+
+
+def _worth_saying(name: str, value: object, verbose: bool) -> bool:
+    """Whether a setting belongs in the title: one that is not what every job has, and always what matters most."""
+    if value is None or value == "":
+        return False
+    field = TrainingJob.model_fields.get(name)
+    return verbose or name in _ALWAYS_SAID or field is None or value != field.default
 
 
 def _answer(page: Page, estimate: Estimate, requested: BatchEstimate | None) -> None:
@@ -83,20 +93,23 @@ def _answer(page: Page, estimate: Estimate, requested: BatchEstimate | None) -> 
     if estimate.limited_by:
         rows.append(("limited by", estimate.limited_by))
     if following is not None:
-        rows.append((f"batch {following.batch_size}", _verdict(following)))
-    if requested is not None and requested.batch_size not in {0 if following is None else following.batch_size}:
-        rows.append((f"batch {requested.batch_size}", f"{_verdict(requested)} (the batch asked about)"))
+        rows.append((f"next, {following.batch_size}", _verdict(following, said=estimate.limited_by)))
+    if requested is not None:
+        rows.append((f"asked, {requested.batch_size}", _verdict(requested)))
     page.pairs(rows)
 
 
-def _verdict(batch: BatchEstimate) -> str:
-    room = f"{format_bytes(batch.device_bytes)} of {format_bytes(batch.capacity_bytes)}"
+def _verdict(batch: BatchEstimate, said: str = "") -> str:
+    """Whether a batch fits, by how much, and where it runs out unless that is `said` already."""
+    size, capacity = format_bytes(batch.device_bytes), format_bytes(batch.capacity_bytes)
     if batch.fits:
-        return f"fits: {room}, {format_bytes(batch.headroom_bytes)} left"
-    return f"does not fit: {f'runs out at {batch.oom_at}' if batch.oom_at else 'more than there is'}; {room}"
+        return f"fits: {size} of {capacity}, {format_bytes(batch.headroom_bytes)} left"
+    place = f"; runs out at {batch.oom_at}" if batch.oom_at and batch.oom_at not in said else ""
+    high = format_bytes(batch.device_interval.high_bytes)
+    return f"does not fit: needs {size}{f' (high end: {high})' if high != size else ''} of {capacity}{place}"
 
 
-def _memory(page: Page, estimate: Estimate, batch: BatchEstimate) -> None:
+def _memory(page: Page, estimate: Estimate, batch: BatchEstimate, *, with_notes: bool) -> None:
     labels = _CPU_LABELS if estimate.device.kind == "cpu" else _LABELS
     name = "peak resident memory" if estimate.device.kind == "cpu" else "device memory"
     page.heading(f"Memory at batch {batch.batch_size}, when it is highest")
@@ -111,10 +124,8 @@ def _memory(page: Page, estimate: Estimate, batch: BatchEstimate) -> None:
         for line in batch.lines
     ]
     total = sum(line.size_bytes for line in batch.lines)
-    per_sample = sum(line.per_sample_bytes for line in batch.lines)
     for label, size in ((name, total), ("headroom", batch.headroom_bytes), ("capacity", batch.capacity_bytes)):
-        slope = format_bytes(per_sample) if label == name and per_sample else "-"
-        rows.append([label, format_bytes(size), f"{size:,}", slope, ""])
+        rows.append([label, format_bytes(size), f"{size:,}", "", ""])
     columns = [("category", False), ("size", True), ("bytes", True), ("per sample", True), ("known", False)]
     page.table(columns, rows, totals=3)
     off = total - batch.device_bytes
@@ -127,8 +138,8 @@ def _memory(page: Page, estimate: Estimate, batch: BatchEstimate) -> None:
         hang=0,
         style=None if off == 0 else "bold red",
     )
-    notes = [(_label(line.name, labels), line.note) for line in batch.lines if line.note]
-    page.pairs(notes)
+    if with_notes:
+        page.pairs([(_label(line.name, labels), line.note) for line in batch.lines if line.note])
 
 
 def _label(name: str, labels: Mapping[str, str]) -> str:
@@ -251,7 +262,7 @@ def _warnings(page: Page, estimate: Estimate) -> None:
         page.line(f"{warning.code}: {warning.message}{where}", indent=2)
 
 
-def _setting(value: object) -> str:
+def _text(value: object) -> str:
     if isinstance(value, bool):
         return "yes" if value else "no"
     return str(value)
