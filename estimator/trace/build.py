@@ -12,7 +12,7 @@ from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 
 from estimator.errors import JobError
 from estimator.ledger import Category
-from estimator.trace.recorder import DEVICE, Recorder
+from estimator.trace.recorder import Recorder
 from estimator.trace.values import known_value, set_known
 
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
@@ -56,8 +56,8 @@ def make_model(given: Any, precision: str, recorder: Recorder, *, on_device: boo
 class _Faker:
     """Makes one fake on the trace's device for each tensor; what shared storage keeps sharing it."""
 
-    def __init__(self, mode: FakeTensorMode, precision: str) -> None:
-        self._mode = mode
+    def __init__(self, mode: FakeTensorMode, precision: str, device: torch.device) -> None:
+        self._mode, self._device = mode, device
         self._dtype = DTYPES.get(precision)
         self._made: dict[int, Tensor] = {}
         self._storages: dict[int, Tensor] = {}
@@ -69,7 +69,7 @@ class _Faker:
         if isinstance(t, FakeTensor):
             fake: Tensor = t
         else:
-            fake = FakeTensor(self._mode, t.detach() if t.is_meta else self._like(t), DEVICE)
+            fake = FakeTensor(self._mode, t.detach() if t.is_meta else self._like(t), self._device)
             values = known_value(t)
             if values is not None:
                 set_known(fake, values.detach().clone())
@@ -93,12 +93,12 @@ class _Faker:
 
 
 @contextlib.contextmanager
-def lent(model: nn.Module, mode: FakeTensorMode, precision: str) -> Iterator[None]:
-    """Swap every parameter and buffer of `model` for a fake, and give everything back at the end.
+def lent(model: nn.Module, mode: FakeTensorMode, precision: str, device: torch.device) -> Iterator[None]:
+    """Swap every parameter and buffer of `model` for a fake on `device`, and give everything back at the end.
 
     Every module's whole `__dict__` comes back too, so that attributes a forward sets leave nothing behind.
     """
-    faker = _Faker(mode, precision)
+    faker = _Faker(mode, precision, device)
     before = [
         (m, {k: (dict(v) if isinstance(v, dict) else v) for k, v in m.__dict__.items()}, {k: v for k, v in m.__dict__.items() if isinstance(v, dict)})
         for m in model.modules()

@@ -19,6 +19,7 @@ from estimator.trace.values import READERS, Follower, set_known
 
 DEVICE = torch.device("cpu", 0)
 """Stands for the target device in a trace. Host tensors are on `cpu` without an index, so the two never mix unseen."""
+HOST = torch.device("cpu")
 
 _DEVICE_OF = torch.ops.prim.device.default
 
@@ -42,7 +43,9 @@ class Recorder(TorchDispatchMode):
         """Told of each op that autograd's backward pass runs."""
         self._fake_mode = fake_mode
         self._paths = paths
-        self._whole_host = whole_host
+        self.whole_host = whole_host
+        self.device = HOST if whole_host else DEVICE
+        """Where the traced program's tensors are."""
         self._live: dict[int, tuple[weakref.ref[Any], int]] = {}
         self._born = 0
         self._dtype_names: dict[torch.dtype, str] = {}
@@ -71,7 +74,7 @@ class Recorder(TorchDispatchMode):
 
     def _on_device(self, t: Tensor) -> bool:
         device = t.fake_device if isinstance(t, FakeTensor) else t.device
-        return self._whole_host or device == DEVICE or device.type == "meta"
+        return self.whole_host or device == DEVICE or device.type == "meta"
 
     def _storage_of(self, t: Tensor, op: int) -> int:
         storage = t.untyped_storage()

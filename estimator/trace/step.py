@@ -16,7 +16,7 @@ from estimator.job import TrainingJob
 from estimator.ledger import Category
 from estimator.trace.batches import BatchMaker
 from estimator.trace.build import DTYPES
-from estimator.trace.recorder import DEVICE, Recorder
+from estimator.trace.recorder import Recorder
 from estimator.trace.values import set_known
 
 AUTOCAST = {"amp-bf16": torch.bfloat16, "amp-fp16": torch.float16}
@@ -50,9 +50,12 @@ class StepRunner:
     # ------------------------------------------------------------ data
 
     def host_batch(self, n: int) -> Any:
-        """The batch as the host makes it: fakes where the user's function can run on them, else real tensors."""
+        """The batch as the host makes it: fakes where the user's function can run on them, else real tensors.
+
+        Where the host is the target, what making it allocates is part of the program.
+        """
         recorder = self.recorder
-        recorder.recording, recorder.values.random_is_known = False, True
+        recorder.recording, recorder.values.random_is_known = recorder.whole_host, True
         try:
             with contextlib.ExitStack() as stack:
                 stack.enter_context(torch.random.fork_rng(devices=[]))
@@ -93,7 +96,8 @@ class StepRunner:
         """The batch's copy on the device, tensor by tensor."""
 
         def move(t: Tensor) -> Tensor:
-            moved = t.to(DEVICE)
+            moved = t.to(self.recorder.device)
+            self.recorder.adopt(moved)
             self.recorder.label(moved, Category.INPUT)
             return moved
 

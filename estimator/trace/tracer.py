@@ -51,7 +51,7 @@ def trace(job: TrainingJob, target: Target, batch_size: int, semantics: Semantic
         recorder.mark("model")
         model = make_model(job.model, job.precision, recorder, on_device=job.build == "device")
         model = _converted(job, model, recorder)
-        stack.enter_context(lent(model, mode, job.precision))
+        stack.enter_context(lent(model, mode, job.precision, recorder.device))
         model.train(job.mode == "train")
         register_storages(model, recorder, live=isinstance(job.model, nn.Module) or job.build == "host")
         paths.name_modules(model)
