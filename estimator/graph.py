@@ -130,6 +130,21 @@ class StepGraph:
     warnings: list[tuple[str, str]] = field(default_factory=list)
     """(code, text) of what the trace could not do faithfully."""
 
+    @property
+    def steps(self) -> int:
+        """Number of training steps that were traced."""
+        return len({name.split(".")[0] for name, _ in self.phases if name.startswith("step")})
+
+    def first_steps(self, count: int) -> StepGraph:
+        """The same program cut off before step `count`."""
+        name = f"step{count}."
+        stop = next((start for phase, start in self.phases if phase.startswith(name)), len(self.events))
+        ops = next((i for i, op in enumerate(self.ops) if op.phase.startswith(name)), len(self.ops))
+        phases = [(phase, start) for phase, start in self.phases if not phase.startswith(name)]
+        return StepGraph(
+            self.batch_size, self.ops[:ops], self.events[:stop], phases, self.categories, self.names, self.facts, self.warnings
+        )  # fmt: skip
+
     def fx(self) -> torch.fx.Graph:
         """The step as a `torch.fx.Graph`: one node an op; `meta` holds module, phase and bytes born and freed."""
         from estimator.fxgraph import draw

@@ -49,6 +49,8 @@ class Ledger:
 
     events: list[Event] = field(default_factory=list)
     phases: list[tuple[str, int]] = field(default_factory=list)
+    may_fail: set[int] = field(default_factory=set)
+    """Indices of allocations whose failure the program survives: a library then takes a way that needs less."""
 
     def phase_of(self, index: int) -> str:
         """Name of the phase that holds event `index`."""

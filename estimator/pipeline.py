@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from estimator.device import DeviceProfile, Target
 from estimator.errors import FitError
 from estimator.evaluate import Evaluator
-from estimator.fit import MemoryModel, compare, fit
+from estimator.fit import MemoryModel, compare, fit, unlike_steps
 from estimator.job import TrainingJob
 from estimator.result import Estimate, Warning
 from estimator.solve import Solution, largest_batch
@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 
 CALIBRATION_SIZES = ((4, 8), (8, 16), (1, 2))
 """Pairs of batch sizes to trace, in order of preference: even and above one, as a batch of one is often special."""
+LONG_STEPS, SHORT_STEPS = 3, 2
+"""Steps of the first trace, whose last two show that steps repeat, and of the others: state appears in the first
+step, and the second, which frees what the first left, is where the peak usually lies."""
 TOTAL_STEPS = 4
 """Steps of the replayed program. The pools settle in the first two or three; recorded runs have four."""
 ROUNDS = 4
@@ -100,12 +103,14 @@ class _Run:
 
     # ------------------------------------------------------------ stages
 
-    def trace(self, *sizes: int) -> list[StepGraph]:
+    def trace(self, *sizes: int, steps: Sequence[int] = ()) -> list[StepGraph]:
+        """Trace at several batch sizes at once; two steps each unless told otherwise."""
         from estimator.trace import trace, warm_up
         from estimator.trace.isolate import can_isolate, run_isolated
 
         semantics = _semantics_of(self.target)
-        tasks = [partial(trace, self.job, self.target, n, semantics) for n in sizes]
+        counts = steps or [SHORT_STEPS] * len(sizes)
+        tasks = [partial(trace, self.job, self.target, n, semantics, count) for n, count in zip(sizes, counts, strict=True)]
         self.say(f"tracing batch {' and '.join(map(str, sizes))}")
         with self.clock.stage("trace"):
             if self.isolate or (self.isolate is None and can_isolate()):
@@ -136,7 +141,7 @@ class _Run:
         if self.target.device.kind == "cpu":
             return lambda ledger, limit: allocator.replay_cpu(ledger, limit)
         config = allocator.AllocatorConfig.from_string(self.conf) if self.conf else allocator.AllocatorConfig()
-        return lambda ledger, limit: allocator.replay(ledger, config, limit)
+        return lambda ledger, limit: allocator.replay(ledger, config, limit, total_bytes=self.target.device.total_bytes, may_fail=ledger.may_fail)
 
     def solve(self, evaluator: Evaluator, which: str) -> Solution:
         start = evaluator.model.calibration_sizes[0]
@@ -161,7 +166,9 @@ class _Run:
         problem: FitError | None = None
         check_scales(batch_maker(self.job.batch, self.job.batch_dim), *CALIBRATION_SIZES[0])
         for pair in CALIBRATION_SIZES:
-            graphs = self.trace(*pair)
+            graphs = self.trace(*pair, steps=(LONG_STEPS, SHORT_STEPS))
+            if unlike_steps(graphs[0]):
+                graphs[1:] = self.trace(pair[1], steps=(LONG_STEPS,))
             parting = compare(*graphs)
             if not parting:
                 if problem is not None:
@@ -202,7 +209,7 @@ class _Run:
                 "not-linear", f"{len(bent)} storages do not grow linearly with the batch (batch-by-batch tensors?); fitted with a square term through batch sizes {model.calibration_sizes}"
             )  # fmt: skip
             return [*graphs, seen]
-        other = self.trace(n + 1 if n < 4 else n - max(1, n // 64))[0]
+        seen, other = self.trace(n, n + 1 if n < 4 else n - max(1, n // 64), steps=(LONG_STEPS, LONG_STEPS))
         pair = sorted([seen, other], key=lambda g: g.batch_size)
         if compare(*pair):
             raise FitError("the step changes with every batch size", got=compare(*pair).text)
@@ -219,7 +226,7 @@ def _residual(model: MemoryModel, seen: StepGraph) -> int | None:
         return None
     n = seen.batch_size
     traced = [e.size_bytes for e in seen.events if e.is_alloc]
-    return sum(abs(curve.at(n) - size) for curve, size in zip(model.curves, traced, strict=True))
+    return sum(abs(curve.at(n) - size) for curve, size in zip(model.curves, traced, strict=False))
 
 
 def _semantics_of(target: Target) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from fractions import Fraction
 
 import pytest
@@ -104,7 +105,8 @@ def test_repeated_steps_free_what_the_step_before_left() -> None:
     steps.ops, steps.events, steps.phases = whole.ops, whole.events[:], whole.phases[:]
     steps.phases.append(("step2.batch", len(steps.events)))
     steps.phases.append(("step2.forward", len(steps.events)))
-    steps.events += [StorageEvent(False, 2, 32, 1), StorageEvent(True, 3, 32, 1)]
+    steps.events += [StorageEvent(False, 2, 32, 1), StorageEvent(True, 3, 32, 2)]
+    steps.ops.append(replace(steps.ops[-1], phase="step2.forward", end=len(steps.events)))
     other = StepGraph(8, steps.ops, [e._replace(size_bytes=e.size_bytes if e.storage == 0 else 64) for e in steps.events], steps.phases)
     model = fit([steps, other], no_scratch, lambda op: False, 6)
     ledger = model.at(4)

@@ -2,5 +2,6 @@
 
 from estimator.fit.align import compare
 from estimator.fit.model import MemoryModel, fit
+from estimator.fit.repeat import unlike_steps
 
-__all__ = ["MemoryModel", "compare", "fit"]
+__all__ = ["MemoryModel", "compare", "fit", "unlike_steps"]

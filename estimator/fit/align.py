@@ -18,7 +18,12 @@ class Parting:
 
 
 def compare(first: StepGraph, second: StepGraph) -> Parting:
-    """Find the first place where two traces differ in structure; sizes may differ, order and ops may not."""
+    """Find the first place where two traces differ in structure; sizes may differ, order and ops may not.
+
+    Of two traces with different numbers of steps the steps that both have are compared.
+    """
+    steps = min(first.steps, second.steps)
+    first, second = (g if g.steps == steps else g.first_steps(steps) for g in (first, second))
     sizes = f"batch sizes {first.batch_size} and {second.batch_size}"
     for index, (a, b) in enumerate(zip(first.ops, second.ops, strict=False)):
         if a.name != b.name:

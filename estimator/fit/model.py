@@ -9,8 +9,8 @@ from typing import Any, Protocol
 from estimator.errors import FitError
 from estimator.fit.align import compare
 from estimator.fit.lines import Curve, curve_through, interpolate
-from estimator.fit.repeat import repeated
-from estimator.graph import Op, StepGraph, TensorSpec
+from estimator.fit.repeat import repeated, unlike_steps
+from estimator.graph import Op, StepGraph, StorageEvent, TensorSpec
 from estimator.ledger import Category, Event, Ledger
 
 
@@ -23,6 +23,10 @@ class Hidden(Protocol):
     low_bytes: int | None
     high_bytes: int | None
     freed_early: bool
+    freed_after: int | None
+    result: int | None
+    results_before: int | None
+    may_fail: bool
 
 
 ScratchOf = Callable[[Op], Iterable[Any]]
@@ -41,7 +45,8 @@ class MemoryModel:
         first, second = graphs[0], graphs[1]
         self._pair = (first.batch_size, second.batch_size)
         births = [[e.size_bytes for e in g.events if e.is_alloc] for g in graphs]
-        self.curves: list[Curve] = [curve_through(self.calibration_sizes, values) for values in zip(*births, strict=True)]
+        self.curves: list[Curve] = [curve_through(self.calibration_sizes, values) for values in zip(*births, strict=False)]
+        self._extend_curves(first, len(births[0]))
         self.ops, self._others = first.ops, second.ops
         self.graph = first
         self.repeats, self.repeat_problem = repeated(first, total_steps)
@@ -49,6 +54,13 @@ class MemoryModel:
         self._scratched = [has_scratch(op) for op in first.ops]
         self._plan = list(self._ordered())
         self._evaluated: dict[tuple[int, str], list[tuple[Any, ...]]] = {}
+
+    def _extend_curves(self, graph: StepGraph, count: int) -> None:
+        """Let storages of a last step that only the first trace has follow those of the step before, birth by birth."""
+        missing = count - len(self.curves)
+        if missing and unlike_steps(graph):
+            raise FitError("a trace has too few steps", got=unlike_steps(graph))
+        self.curves += self.curves[len(self.curves) - missing :] if missing else []
 
     # ------------------------------------------------------------ what it says in all
 
@@ -101,18 +113,18 @@ class MemoryModel:
 
     # ------------------------------------------------------------ the ledger at a batch size
 
-    def _ordered(self) -> Iterable[tuple[str, int]]:
-        """The program's order: ("event", index), ("before", op), ("after", op), ("phase", index)."""
+    def _ordered(self) -> Iterable[tuple[str, int, int]]:
+        """The program's order: ("event", index, 0), ("phase", index, 0), ("call", op, index of its first birth)."""
         graph = self.graph
         position, phase = 0, 0
 
-        def events(stop: int) -> Iterable[tuple[str, int]]:
+        def events(stop: int) -> Iterable[tuple[str, int, int]]:
             nonlocal position, phase
             while position < stop:
                 while phase < len(graph.phases) and graph.phases[phase][1] <= position:
-                    yield "phase", phase
+                    yield "phase", phase, 0
                     phase += 1
-                yield "event", position
+                yield "event", position, 0
                 position += 1
 
         for index, op in enumerate(graph.ops):
@@ -123,17 +135,18 @@ class MemoryModel:
                 start += 1
             yield from events(start)
             while phase < len(graph.phases) and graph.phases[phase][1] <= position and graph.phases[phase][0] == op.phase:
-                yield "phase", phase
+                yield "phase", phase, 0
                 phase += 1
-            yield "before", index
-            yield from events(op.end)
-            yield "after", index
+            yield "call", index, start
+            position = max(position, op.end)
         yield from events(len(graph.events))
         for rest in range(phase, len(graph.phases)):
-            yield "phase", rest
+            yield "phase", rest, 0
 
     def scratch_at(self, index: int, n: int) -> list[tuple[Any, ...]]:
         """Hidden allocations of op `index` at batch size `n`, as the rules' records."""
+        while index >= len(self._others):  # a repeated step that only the first trace has: ask the step before
+            index -= len(self.ops) - len(self._others)
         op, other = self.ops[index], self._others[index]
         sizes = self._pair
         args = interpolate(_bare(op.args), _bare(other.args), sizes, n)
@@ -165,14 +178,14 @@ class MemoryModel:
             raise ValueError(f"batch size must be 1 or more, got {n}")
         sizes = [curve.at(n) for curve in self.curves]
         writer = _Writer(self, sizes, n, which)
-        for kind, index in self._plan:
-            writer.write(kind, index)
+        for kind, index, start in self._plan:
+            writer.write(kind, index, start)
         self.repeats.append_to(writer.ledger)
         return writer.ledger
 
 
 class _Writer:
-    """Writes a ledger, event by event, with the scratch of ops between them."""
+    """Writes a ledger, event by event, with the scratch of ops between their results."""
 
     def __init__(self, model: MemoryModel, sizes: list[int], n: int, which: str) -> None:
         self.ledger = Ledger()
@@ -180,42 +193,77 @@ class _Writer:
         self._attribute = {"low": "low_bytes", "high": "high_bytes"}.get(which)
         self._next = len(sizes)
         self._keys: set[str] = set()
-        self._during: list[tuple[int, int]] = []
 
-    def write(self, kind: str, index: int) -> None:
-        events = self.ledger.events
+    def write(self, kind: str, index: int, start: int) -> None:
         if kind == "event":
-            e = self._model.graph.events[index]
-            if (size := self._sizes[e.storage]) > 0:
-                events.append(Event(e.is_alloc, e.storage, size, self._model.categories[e.storage], e.op))
+            self._event(self._model.graph.events[index])
         elif kind == "phase":
-            self.ledger.phases.append((self._model.graph.phases[index][0], len(events)))
-        elif kind == "before":
-            self._scratch(index, "before")
+            self.ledger.phases.append((self._model.graph.phases[index][0], len(self.ledger.events)))
         else:
-            self._scratch(index, "after")
-            for block, size in self._during:
-                events.append(Event(False, block, size, Category.TEMPORARY, index))
-            self._during.clear()
+            self._call(index, start)
 
-    def _scratch(self, index: int, when: str) -> None:
-        events = self.ledger.events
-        for s in self._model.scratch_at(index, self._n):
-            if s.when != when or (s.key is not None and s.key in self._keys):
-                continue
-            bound = getattr(s, self._attribute) if self._attribute else None
-            size = s.size_bytes if bound is None else bound
-            if size <= 0:
-                continue
-            block, self._next = self._next, self._next + 1
-            category = Category.TEMPORARY if s.key is None else Category.WORKSPACE
-            events.append(Event(True, block, size, category, index))
-            if s.key is not None:
-                self._keys.add(s.key)
-            elif s.freed_early:
-                events.append(Event(False, block, size, category, index))
-            else:
-                self._during.append((block, size))
+    def _event(self, e: StorageEvent) -> None:
+        if (size := self._sizes[e.storage]) > 0:
+            self.ledger.events.append(Event(e.is_alloc, e.storage, size, self._model.categories[e.storage], e.op))
+
+    def _call(self, index: int, start: int) -> None:
+        """One op: its results and its hidden allocations, in the order in which the op makes them."""
+        model = self._model
+        op = model.ops[index]
+        hidden = model.scratch_at(index, self._n)
+        for s in hidden:
+            if s.result is not None:
+                self._sizes[op.outputs[s.result].storage] = self._size(s)
+        entries = [s for s in hidden if s.result is None]
+        window = model.graph.events[start : op.end]
+        results = sum(e.is_alloc for e in window)
+        places = [0 if s.when == "before" else results if s.results_before is None else s.results_before for s in entries]
+        live: list[tuple[int, int, int]] = []  # (block, bytes, scratch entries that will still lie beside it)
+        done = taken = 0
+        for e in [*window, None]:
+            if e is None or e.is_alloc:
+                while taken < len(entries) and (places[taken] <= done or e is None):
+                    live = self._release(live, index)
+                    self._take(entries[taken], index, live)
+                    taken += 1
+                if e is not None:
+                    live = self._release(live, index)
+                    done += 1
+            if e is not None:
+                self._event(e)
+        for block, size, _ in live:
+            self.ledger.events.append(Event(False, block, size, Category.TEMPORARY, index))
+
+    def _size(self, s: Hidden) -> int:
+        bound: int | None = getattr(s, self._attribute) if self._attribute else None
+        return s.size_bytes if bound is None else bound
+
+    def _take(self, s: Hidden, index: int, live: list[tuple[int, int, int]]) -> None:
+        events, size = self.ledger.events, self._size(s)
+        live[:] = [(block, held, left - 1 if left > 0 else left) for block, held, left in live]
+        if size <= 0 or (s.key is not None and s.key in self._keys):
+            return
+        block, self._next = self._next, self._next + 1
+        if s.key is not None:
+            self._keys.add(s.key)
+            events.append(Event(True, block, size, Category.WORKSPACE, index))
+            return
+        if s.may_fail:
+            self.ledger.may_fail.add(len(events))
+        events.append(Event(True, block, size, Category.TEMPORARY, index))
+        behind = 0 if s.freed_early else s.freed_after
+        live.append((block, size, _TO_THE_END if behind is None else behind))
+
+    def _release(self, live: list[tuple[int, int, int]], index: int) -> list[tuple[int, int, int]]:
+        """Free what does not lie beside the next allocation."""
+        for block, size, left in live:
+            if left == 0:
+                self.ledger.events.append(Event(False, block, size, Category.TEMPORARY, index))
+        return [entry for entry in live if entry[2] != 0]
+
+
+_TO_THE_END = -1
+"""Beside every later allocation of the call."""
 
 
 def _bare(value: Any) -> Any:

@@ -27,6 +27,7 @@ class Repeats:
         older = [e.block for e in ledger.events[first:begin] if e.is_alloc and not _kept(e)]
         newer = [e.block for e in ledger.events[begin:end] if e.is_alloc]
         step = ledger.events[begin:end]
+        survivable = [index for index in ledger.may_fail if index >= begin]
         number = int(self.last.removeprefix("step"))
         next_block = 1 + max(e.block for e in ledger.events if e.is_alloc)
         for again in range(1, self.count + 1):
@@ -36,6 +37,7 @@ class Repeats:
             next_block += len(newer)
             renamed = dict(zip(older, newer, strict=True)) | dict(zip(newer, fresh, strict=True))
             written = [Event(e.is_alloc, renamed.get(e.block, e.block), e.size_bytes, e.category, e.op) for e in step]
+            ledger.may_fail.update(index + offset for index in survivable)
             ledger.events.extend(written)
             older, newer, step = newer, fresh, written
 
@@ -46,17 +48,34 @@ def _kept(event: Event) -> bool:
     return event.category is Category.WORKSPACE
 
 
-def repeated(graph: StepGraph, total_steps: int) -> tuple[Repeats, str]:
-    """Whether the last two traced steps are alike, so that the last may be told again; else why not."""
-    steps = sorted({name.split(".")[0] for name, _ in graph.phases if name.startswith("step")}, key=lambda s: int(s[4:]))
-    missing = total_steps - len(steps)
-    if missing <= 0:
-        return Repeats(), ""
+def step_names(graph: StepGraph) -> list[str]:
+    """`step0`, `step1`, ... as far as they were traced."""
+    return [f"step{i}" for i in range(graph.steps)]
+
+
+def unlike_steps(graph: StepGraph) -> str:
+    """Why the last two traced steps are not the same program with the same sizes; "" if they are."""
+    steps = step_names(graph)
     if len(steps) < 2:
-        return Repeats(), "fewer than two steps were traced"
+        return "fewer than two steps were traced"
     before, last = steps[-2:]
     bounds = {s: min(start for name, start in graph.phases if name.split(".")[0] == s) for s in steps}
     older, newer = graph.events[bounds[before] : bounds[last]], graph.events[bounds[last] :]
     if [(e.is_alloc, e.size_bytes) for e in older] != [(e.is_alloc, e.size_bytes) for e in newer]:
-        return Repeats(), f"{before} and {last} are not alike: memory may still change after {last}"
+        return f"{before} and {last} are not alike: memory may still change after {last}"
+    calls = [[op.name for op in graph.ops if op.phase.startswith(f"{s}.")] for s in (before, last)]
+    if calls[0] != calls[1]:
+        return f"{before} and {last} run different ops: memory may still change after {last}"
+    return ""
+
+
+def repeated(graph: StepGraph, total_steps: int) -> tuple[Repeats, str]:
+    """Whether the last two traced steps are alike, so that the last may be told again; else why not."""
+    missing = total_steps - graph.steps
+    if missing <= 0:
+        return Repeats(), ""
+    problem = unlike_steps(graph)
+    if problem:
+        return Repeats(), problem
+    before, last = step_names(graph)[-2:]
     return Repeats(missing, last, before), ""

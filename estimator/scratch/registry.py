@@ -28,8 +28,16 @@ class Scratch(NamedTuple):
     high_bytes: int | None = None
     freed_early: bool = False
     """Freed before the call's next allocation: it never lies beside what follows it in the call."""
+    freed_after: int | None = None
+    """Where set: freed before the first allocation (results included) behind the next `freed_after` entries of the
+    call, so it lies beside those entries but not beside later ones. 0 says the same as `freed_early`."""
+    result: int | None = None
+    """Where set: no block of its own. The storage of the call's result number `result` has `size_bytes` in the place
+    of what its shape needs, for as long as that storage lives (a loss whose storage is that of the unreduced loss)."""
     results_before: int | None = None
     """How many of the call's results are allocated before this one; None: none or all of them, as `when` says."""
+    may_fail: bool = False
+    """The caller survives OutOfMemoryError here: cuDNN takes its next plan, which needs less."""
 
 
 Rule = Callable[[Op, Target], Iterable[Scratch]]
@@ -54,6 +62,9 @@ def rule(*names: str) -> Callable[[Rule], Rule]:
 
 
 def scratch_of(op: Op, target: Target) -> tuple[Scratch, ...]:
-    """What `op` allocates on `target` besides its results, in order; zero-byte entries are left out."""
-    found = RULES.get(op.name)
+    """What `op` allocates on `target` besides its results, in order; zero-byte entries are left out.
+
+    The rules speak of CUDA kernels; on another kind of device nothing is known and nothing is returned.
+    """
+    found = RULES.get(op.name) if target.device.kind == "cuda" else None
     return () if found is None else tuple(s for s in found(op, target) if s.size_bytes > 0)

@@ -55,7 +55,8 @@ class ModulePaths:
         """Path of the module that the op just dispatched belongs to."""
         if not in_backward:
             path = self._stack[-1]
-            self._by_sequence[torch.autograd._get_sequence_nr()] = path  # type: ignore[attr-defined]
+            # The first op dispatched at a number is the one whose node took the number before it.
+            self._by_sequence.setdefault(torch.autograd._get_sequence_nr(), path)  # type: ignore[attr-defined]
             return path
         if len(self._stack) > 1:  # recomputed inside the backward pass
             return self._stack[-1]
