@@ -1,6 +1,8 @@
 """Bytes that kernels and libraries take and that no tensor of the program shows."""
 
+from estimator.scratch import attention as _attention  # noqa: F401
 from estimator.scratch import convolution as _convolution  # noqa: F401  registers its rules
+from estimator.scratch import reduction as _reduction  # noqa: F401
 from estimator.scratch.registry import RULES, Scratch, rule, scratch_of
 
 __all__ = ["RULES", "Scratch", "rule", "scratch_of"]

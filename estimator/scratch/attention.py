@@ -1,0 +1,156 @@
+"""Scaled dot product attention: flash, memory-efficient and cuDNN kernels, forward and backward.
+
+Shapes are (batch, heads, sequence, head dim); the kernels work on (batch, sequence, heads, head dim) in memory.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+
+from estimator.device import Target
+from estimator.graph import Op, TensorSpec
+from estimator.scratch.arguments import argument, is_reduced
+from estimator.scratch.efficient_attention import backward_workspace_bytes
+from estimator.scratch.registry import Scratch, rule
+from estimator.units import round_up
+
+
+@rule("aten._scaled_dot_product_flash_attention.default")
+def flash_forward(op: Op, target: Target) -> Iterator[Scratch]:
+    """Partial outputs where few query blocks leave multiprocessors idle and the keys are split among them.
+
+    Source: aten/src/ATen/native/transformers/cuda/flash_attn/flash_api.cpp, `mha_fwd`, `set_params_splitkv`,
+    `num_splits_heuristic`, torch 2.11.
+    """
+    query, key = op.args[0], op.args[1]
+    batch, heads, queries, head_dim = query.shape
+    key_heads, keys = key.shape[1], key.shape[2]
+    dropout: float = argument(op, 3, "dropout_p", 0.0)
+    if queries == 1 and heads > key_heads and dropout == 0.0:
+        # One query per head: the heads of a group become the rows of one block.
+        queries, heads = heads // key_heads, key_heads
+    if dropout != 0.0:
+        yield Scratch(16)  # a first place for the random state, replaced by the one that is returned
+        return
+    block_keys = 256 if head_dim <= 64 else 128 if head_dim <= 128 else 64
+    splits = _split_count(
+        batch * heads * _ceil_div(queries, 64), 2 * (target.device.multiprocessor_count or 1), _ceil_div(keys, block_keys)
+    )
+    if splits > 1:
+        rows = splits * batch * heads * queries * 4
+        yield Scratch(rows)
+        yield Scratch(rows * _rounded_head_dim(head_dim))
+
+
+@rule("aten._scaled_dot_product_flash_attention_backward.default")
+def flash_backward(op: Op, target: Target) -> Iterator[Scratch]:
+    """Copies of what does not lie as the kernel reads it, row sums, the float32 gradient of the queries, and for
+    grouped queries the keys' and values' gradients for every query head.
+
+    Source: flash_api.cpp `mha_bwd`, cuda/attention_backward.cu `_flash_attention_backward`, torch 2.11.
+    """
+    grad, query, key, value, out = op.args[:5]
+    batch, heads, queries, head_dim = query.shape
+    key_heads, keys = key.shape[1], key.shape[2]
+    for operand in (grad, out):
+        if not _by_sequence(operand).is_contiguous:
+            yield Scratch(operand.nbytes, when="before")
+    rows = batch * heads * round_up(queries, 128) * 4
+    parts = _ceil_div(target.device.multiprocessor_count or 1, batch * heads) if target.deterministic else 1
+    yield Scratch(rows)
+    yield Scratch(parts * rows * _rounded_head_dim(head_dim))
+    if key_heads != heads:
+        yield Scratch(batch * heads * keys * head_dim * key.itemsize)
+        yield Scratch(batch * heads * keys * head_dim * value.itemsize)
+
+
+@rule("aten._scaled_dot_product_efficient_attention.default")
+def efficient_forward(op: Op, target: Target) -> Iterator[Scratch]:
+    """A float32 accumulator for 16-bit values wider than the 128 columns that fit registers.
+
+    Source: mem_eff_attention/kernel_forward.h `kNeedsOutputAccumulatorBuffer`, torch 2.11.
+    """
+    query, value = op.args[0], op.args[2]
+    if is_reduced(query.dtype) and value.shape[-1] > 128:
+        yield Scratch(math.prod(query.shape[:3]) * value.shape[-1] * 4)
+
+
+@rule("aten._scaled_dot_product_efficient_attention_backward.default")
+def efficient_backward(op: Op, target: Target) -> Iterator[Scratch]:
+    """A copy of the gradient where it lies otherwise, row sums (for float32 through their whole product), accumulators.
+
+    Source: cuda/attention_backward.cu `_efficient_attention_backward`, torch 2.11.
+    """
+    grad, query, key, value, _, out = op.args[:6]
+    if not _by_sequence(grad).is_contiguous:
+        yield Scratch(grad.nbytes, when="before")
+    batch, heads, queries, _ = query.shape
+    rows = batch * heads * queries * 4
+    if is_reduced(query.dtype):
+        yield Scratch(rows)
+    else:
+        transposes = heads > 1 and queries > 1
+        yield Scratch(out.numel * 4, freed_after=2 if transposes else 1)
+        yield Scratch(rows, freed_after=1 if transposes else None)
+        if transposes:
+            yield Scratch(rows)
+    dropout: float = argument(op, 9, "dropout_p", 0.0)
+    yield Scratch(
+        backward_workspace_bytes(
+            query.dtype, target, batch, heads, queries, key.shape[2], query.shape[3], value.shape[3], dropout > 0
+        )
+    )
+
+
+@rule("aten._scaled_dot_product_cudnn_attention_backward.default")
+def cudnn_backward(op: Op, target: Target) -> Iterator[Scratch]:
+    """cuDNN's workspace: the float32 gradient of the queries, row sums, and expanded gradients for grouped queries.
+
+    Source: measured: tests/data/scratch_*.json, plans of cuDNN 9.19 made for each card.
+    """
+    grad, query, key, value = op.args[:4]
+    batch, heads, queries, head_dim = query.shape
+    key_heads, keys = key.shape[1], key.shape[2]
+    if grad.stride[-1] != 1:
+        yield Scratch(grad.nbytes)
+    size = batch * heads * queries * (head_dim + 1) * 4
+    if (target.device.compute_capability or (0, 0)) >= (9, 0):
+        size += 256
+    else:
+        size += batch * heads * round_up(queries, 8) * head_dim * 4 + 128
+    if key_heads != heads:
+        size += batch * heads * keys * (head_dim + value.shape[3]) * key.itemsize
+    yield Scratch(size)
+
+
+def _by_sequence(spec: TensorSpec) -> TensorSpec:
+    """The same memory seen as (batch, sequence, heads, head dim)."""
+    order = (0, 2, 1, 3)
+    return spec._replace(shape=tuple(spec.shape[d] for d in order), stride=tuple(spec.stride[d] for d in order))
+
+
+def _ceil_div(a: int, b: int) -> int:
+    return -(-a // b)
+
+
+def _rounded_head_dim(head_dim: int) -> int:
+    """Columns of the kernels' tiles."""
+    return round_up(head_dim, 32 if head_dim <= 128 else 64)
+
+
+def _split_count(blocks: int, multiprocessors: int, key_blocks: int) -> int:
+    """Into how many parts the keys are split: the fewest that reach 85 % of the best occupancy."""
+    if blocks >= 0.8 * multiprocessors:
+        return 1
+    most = min(128, multiprocessors, key_blocks)
+
+    def is_new(splits: int) -> bool:
+        return splits == 1 or _ceil_div(key_blocks, splits) != _ceil_div(key_blocks, splits - 1)
+
+    efficiency = {}
+    for splits in range(1, most + 1):
+        waves = blocks * splits / multiprocessors
+        efficiency[splits] = waves / math.ceil(waves) if is_new(splits) else 0.0
+    best = max(efficiency.values(), default=0.0)
+    return next((s for s in range(1, most + 1) if is_new(s) and efficiency[s] >= 0.85 * best), 1)
