@@ -1,1 +1,1 @@
-"""Example jobs: each file has `job()` (a realistic size) and `tiny()` (runs on a CPU in a blink); they need torch alone."""
+"""Example jobs, with torch alone: each file has `job()`, of a realistic size, and `tiny()`, for a CPU and a blink."""

@@ -1,7 +1,7 @@
 """A GPT: causal transformer with pre-normalisation and a tied output head, trained on next-token prediction.
 
-    batch-estimator predict benchmarks/zoo/gpt.py:job --device a100-80gb
-    batch-estimator predict benchmarks/zoo/gpt.py:gpt2 --sequence-length 512 --checkpointing
+batch-estimator predict benchmarks/zoo/gpt.py:job --device a100-80gb
+batch-estimator predict benchmarks/zoo/gpt.py:gpt2 --sequence-length 512 --checkpointing
 """
 
 from __future__ import annotations
@@ -86,6 +86,11 @@ def gpt2(sequence_length: int = 1024, checkpointing: bool = False) -> TrainingJo
     return _job(
         "gpt2", 50257, sequence_length, lambda: GPT(50257, sequence_length, 768, 12, 12, checkpointing), "amp-bf16"
     )
+
+
+def checkpointed(sequence_length: int = 512) -> TrainingJob:
+    """The same as `job`, keeping only what enters each block and computing the rest again in the backward pass."""
+    return job(sequence_length, checkpointing=True).with_(name="gpt-checkpointed")
 
 
 def tiny(sequence_length: int = 16, checkpointing: bool = False) -> TrainingJob:

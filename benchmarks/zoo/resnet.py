@@ -1,6 +1,6 @@
 """ResNet-50: bottleneck residual blocks with batch normalisation, trained to classify images.
 
-    batch-estimator predict benchmarks/zoo/resnet.py:job --image-size 224 --device a100-80gb
+batch-estimator predict benchmarks/zoo/resnet.py:job --image-size 224 --device a100-80gb
 """
 
 from __future__ import annotations

@@ -7,13 +7,15 @@ from __future__ import annotations
 
 from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 from estimator.errors import SourceError
 from estimator.job import TrainingJob
+from estimator.sources.files import options_from_file
 from estimator.sources.options import RUN_FIELDS, JobOptions, LoraOptions
-from estimator.sources.words import nearest
+from estimator.sources.words import did_you_mean, nearest
 
-__all__ = ["SCHEMES", "JobOptions", "LoraOptions", "load_job"]
+__all__ = ["SCHEMES", "JobOptions", "LoraOptions", "load_job", "options_from_file"]
 
 SCHEMES = {
     "torchvision": "estimator.sources.torchvision",
@@ -56,9 +58,38 @@ def with_run_options(job: TrainingJob, options: JobOptions) -> TrainingJob:
     changes = options.given(*RUN_FIELDS)
     if options.precision not in (None, "amp-fp16") and options.grad_scaler is None:
         changes["grad_scaler"] = False
-    if options.notes:
-        changes["notes"] = job.notes + options.notes
+    notes = job.notes + options.notes
+    if _is_eight_bit(options.optimizer or job.optimizer):
+        job, changes["optimizer"], note = _with_eight_bit(job, str(options.optimizer or job.optimizer))
+        notes = (*notes, note)
+    if notes != job.notes:
+        changes["notes"] = notes
     return job.with_(**changes) if changes else job
+
+
+def _is_eight_bit(optimizer: Any) -> bool:
+    return isinstance(optimizer, str) and _plain(optimizer).endswith("_8bit")
+
+
+def _plain(name: str) -> str:
+    return name.strip().lower().replace("-", "_")
+
+
+def _with_eight_bit(job: TrainingJob, name: str) -> tuple[TrainingJob, Any, str]:
+    """The job and an optimizer that takes the memory of the named 8-bit one, and what must be said of it."""
+    from estimator.sources.edits import over_model
+    from estimator.sources.optimizers import EIGHT_BIT, KEEPS_EMBEDDINGS, eight_bit, mark_embeddings
+
+    plain = _plain(name)
+    if plain not in EIGHT_BIT:
+        raise SourceError(
+            "no 8-bit optimizer has that name",
+            got=name,
+            allowed=", ".join(EIGHT_BIT),
+            hint=did_you_mean(plain, EIGHT_BIT),
+        )
+    note = f"{plain} is not traced: its state is counted by the rule of bitsandbytes"
+    return over_model(job, mark_embeddings) if plain in KEEPS_EMBEDDINGS else job, eight_bit(plain), note
 
 
 def _refuse_what_is_no_module(spec: str) -> None:
@@ -77,6 +108,9 @@ def _refuse_what_is_no_module(spec: str) -> None:
         raise SourceError("a folder or json file is no job by itself", got=spec, allowed=FORMS, hint=f"hf:{spec}")
     if not colon and not spec.endswith(".py"):
         raise SourceError(
-            "the job does not say which attribute of which module it is", got=spec, allowed=FORMS, where="the job",
+            "the job does not say which attribute of which module it is",
+            got=spec,
+            allowed=FORMS,
+            where="the job",
             hint=f"{spec}:job, or torchvision:{spec} for a model of that library",
-        )  # fmt: skip
+        )

@@ -32,13 +32,14 @@ def edited(job: TrainingJob, options: JobOptions, done: frozenset[str] = frozens
     asked = {name: value for name, value in options.given(*EDIT_FIELDS).items() if name not in done}
     if not asked or asked == {"checkpointing": False}:
         return job
+    wanted = JobOptions(**asked)
+    return over_model(job, lambda model: apply(model, wanted))
+
+
+def over_model(job: TrainingJob, edit: Callable[[nn.Module], nn.Module]) -> TrainingJob:
+    """The job with its model passed through a function whenever it is built; a live module is copied first."""
     model = job.model
-    options = JobOptions(**asked)
-
-    def build() -> nn.Module:
-        return apply(model() if _is_factory(model) else without_data(model), options)
-
-    return job.with_(model=build)
+    return job.with_(model=lambda: edit(model() if _is_factory(model) else without_data(model)))
 
 
 def apply(model: nn.Module, options: JobOptions) -> nn.Module:
@@ -68,10 +69,12 @@ def freeze(model: nn.Module, patterns: tuple[str, ...]) -> None:
         if not found:
             modules = [name for name, _ in model.named_modules() if name]
             raise SourceError(
-                "a pattern of parameters to freeze names none", got=pattern, where=type(model).__name__,
+                "a pattern of parameters to freeze names none",
+                got=pattern,
+                where=type(model).__name__,
                 allowed="shell patterns over names such as " + ", ".join(list(parameters)[:3]),
                 hint=did_you_mean(pattern.strip("*."), chain(parameters, modules)),
-            )  # fmt: skip
+            )
         for name in found:
             parameters[name].requires_grad_(False)
 
@@ -113,7 +116,7 @@ def prepare_torchvision() -> None:
     import_torchvision(required=False)
 
 
-def checkpoint(model: nn.Module) -> None:
+def checkpoint(model: Any) -> None:
     """Keep only the inputs of the model's blocks and compute what is inside them again in the backward pass.
 
     transformers' and timm's models are told to do it themselves. For any other, every child of a `ModuleList` or
@@ -137,12 +140,13 @@ def checkpoint(model: nn.Module) -> None:
     blocks = repeated_blocks(model)
     if not blocks:
         raise SourceError(
-            "the model has no repeated blocks to checkpoint", where=type(model).__name__,
+            "the model has no repeated blocks to checkpoint",
+            where=type(model).__name__,
             allowed="an nn.ModuleList or nn.Sequential of at least two modules of one class",
             hint="call torch.utils.checkpoint.checkpoint in its forward instead",
-        )  # fmt: skip
+        )
     for block in blocks:
-        block.forward = _checkpointed(block.forward)  # type: ignore[method-assign]
+        block.forward = _checkpointed(block.forward)
 
 
 def repeated_blocks(model: nn.Module) -> list[nn.Module]:

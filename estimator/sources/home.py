@@ -1,4 +1,4 @@
-"""The surroundings in which the user's file runs: its folder on `sys.path`, its siblings importable, nothing left behind."""
+"""The surroundings in which the user's file runs: its folder on `sys.path` and its siblings importable."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from types import FunctionType, MethodType, ModuleType
 from typing import Any
 
 from estimator.job import TrainingJob
+from estimator.sources.torchvision_import import torchvision_on_demand
 
 
 class Home:
@@ -31,10 +32,19 @@ class Home:
 
     @contextmanager
     def entered(self) -> Iterator[None]:
-        """Run the user's code here; `sys.path`, `sys.modules`, the environment and the folder come back as they were."""
-        if self._inside or str(self.folder) in sys.path:
+        """Run the user's code here; `sys.path`, `sys.modules`, environment and folder come back as they were."""
+        if self._inside:
             yield
             return
+        with torchvision_on_demand():
+            if str(self.folder) in sys.path:
+                yield
+                return
+            with self._on_path():
+                yield
+
+    @contextmanager
+    def _on_path(self) -> Iterator[None]:
         path, environ, cwd, names = list(sys.path), dict(os.environ), os.getcwd(), set(sys.modules)
         hidden = {name: sys.modules[name] for name in self.modules if name in sys.modules}
         sys.path.insert(0, str(self.folder))

@@ -111,17 +111,22 @@ def _config(path: str) -> tuple[Any, tuple[str, ...]]:
         if path in types:
             return CONFIG_MAPPING[path](), (f"no config was given: the default one of model type {path} is taken",)
         raise SourceError(
-            "there is no such folder or file, and it is no model type", got=f"hf:{path}",
+            "there is no such folder or file, and it is no model type",
+            got=f"hf:{path}",
             allowed="a folder with config.json, such a file, or a model type of transformers; nothing is downloaded",
-            hint=did_you_mean(path, types) or f"download its config first: hf download {path} config.json --local-dir DIR",
-        )  # fmt: skip
+            hint=did_you_mean(path, types) or f"fetch its config first: hf download {path} config.json --local-dir DIR",
+        )
     file = place / "config.json" if place.is_dir() else place
     if not file.is_file():
         adapter = (place / "adapter_config.json").is_file()
         raise SourceError(
-            "the folder has no config.json", got=str(place), where="hf:",
-            hint="it holds an adapter: give the base model's folder with --lora" if adapter else "save the model's config there",
-        )  # fmt: skip
+            "the folder has no config.json",
+            got=str(place),
+            where="hf:",
+            hint="it holds an adapter: give the base model's folder, and lora"
+            if adapter
+            else "save the model's config there",
+        )
     try:
         fields = json.loads(file.read_text())
     except (ValueError, OSError) as error:
@@ -141,17 +146,21 @@ def _check_type(fields: Any, file: Path, types: list[str]) -> None:
     if kind is None:
         arch = (fields.get("architectures") or [""])[0] if isinstance(fields, dict) else ""
         raise SourceError(
-            "the config does not say its model_type", got=", ".join(list(fields)[:6]) if isinstance(fields, dict) else type(fields).__name__,
-            where=str(file), allowed='"model_type": one of transformers\', such as "llama", "bert", "vit"',
+            "the config does not say its model_type",
+            got=", ".join(list(fields)[:6]) if isinstance(fields, dict) else type(fields).__name__,
+            where=str(file),
+            allowed='"model_type": one of transformers\', such as "llama", "bert", "vit"',
             hint=did_you_mean(arch.lower().partition("for")[0], types) or 'add "model_type" to it',
-        )  # fmt: skip
+        )
     if kind not in types:
         own = "auto_map" in fields
         raise SourceError(
-            "the installed transformers does not know this model_type" + (", and code beside a config is never run" if own else ""),
-            got=kind, where=str(file),
+            "the installed transformers does not know this model_type"
+            + (", and code beside a config is never run" if own else ""),
+            got=kind,
+            where=str(file),
             hint=did_you_mean(kind, types) or "upgrade transformers, or give a file of your own that builds the model",
-        )  # fmt: skip
+        )
 
 
 def _take_quantization(config: Any) -> tuple[str, ...]:
@@ -184,9 +193,11 @@ def _class(config: Any, options: JobOptions) -> tuple[type, Task]:
         task = task_named(options.task)
         if task is None or kind not in tables[task.name]:
             raise SourceError(
-                f"transformers has no {kind} model for that task" if task else "no task has that name", got=options.task,
-                allowed=", ".join(offered if task else TASK_NAMES), hint=None if task else did_you_mean(options.task, TASK_NAMES),
-            )  # fmt: skip
+                f"transformers has no {kind} model for that task" if task else "no task has that name",
+                got=options.task,
+                allowed=", ".join(offered if task else TASK_NAMES),
+                hint=None if task else did_you_mean(options.task, TASK_NAMES),
+            )
         return getattr(transformers, _names(tables[task.name][kind])[0]), task
     for architecture in getattr(config, "architectures", None) or ():
         found = getattr(transformers, architecture, None)
@@ -199,9 +210,11 @@ def _class(config: Any, options: JobOptions) -> tuple[type, Task]:
             assert task is not None
             return found, task
     raise SourceError(
-        "transformers has no model class for this config", got=kind, where="hf:",
+        "transformers has no model class for this config",
+        got=kind,
+        where="hf:",
         hint="give a file of your own that builds the model",
-    )  # fmt: skip
+    )
 
 
 def _task_of(kind: type) -> Task:
@@ -212,15 +225,13 @@ def _task_of(kind: type) -> Task:
             return task
     for ending, name in (("ForCausalLM", "causal-lm"), ("LMHeadModel", "causal-lm"), ("ForPreTraining", "pretraining")):
         if kind.__name__.endswith(ending):
-            task = task_named(name)
-            assert task is not None
-            return task
+            return task_named(name) or BASE
     return BASE
 
 
 def _settings(config: Any, shapes: Any, options: JobOptions) -> list[str]:
     """Write the options into the config; what must be said of it comes back."""
-    notes = []
+    notes: list[str] = []
     if options.num_classes is not None:
         config.num_labels = options.num_classes
     text = config.get_text_config()
@@ -230,14 +241,16 @@ def _settings(config: Any, shapes: Any, options: JobOptions) -> list[str]:
     if getattr(config, "is_encoder_decoder", False) and getattr(config, "decoder_start_token_id", None) is None:
         config.decoder_start_token_id = config.pad_token_id = 0
     for part in (config, getattr(config, "backbone_config", None)):
-        if getattr(part, "use_pretrained_backbone", False):
+        if part is not None and getattr(part, "use_pretrained_backbone", False):
             part.use_pretrained_backbone = False
     if options.attn is not None:
         config._attn_implementation = _attention(options.attn, notes)
     if options.freeze is None and options.lora is None and options.precision is None:
         stored = getattr(config, "dtype", None)
         if stored is not None and "float32" not in str(stored):
-            notes.append(f"precision was not given: fp32 is assumed; the config's weights are {str(stored).removeprefix('torch.')}")
+            notes.append(
+                f"precision was not given: fp32 is assumed; the config says {str(stored).removeprefix('torch.')}"
+            )
     return notes
 
 
@@ -246,6 +259,8 @@ def _attention(asked: str, notes: list[str]) -> str:
         from importlib.util import find_spec
 
         if find_spec("flash_attn") is None:
-            notes.append("flash_attention_2 is not installed here: PyTorch's own flash kernel (sdpa) is traced in its place")
+            notes.append(
+                "flash_attention_2 is not installed here: PyTorch's own flash kernel (sdpa) is traced in its place"
+            )
             return "sdpa"
     return _ATTENTION[asked]

@@ -55,7 +55,9 @@ class Shapes:
             shapes.image = _image(vision, options)
             shapes.frames = options.frames or getattr(config, "num_frames", None) or 0
             if options.image_size is None:
-                shapes.notes.append(f"image_size was not given: the config's, {shapes.image[1]} x {shapes.image[2]}, is taken")
+                shapes.notes.append(
+                    f"image_size was not given: the config's, {shapes.image[1]} x {shapes.image[2]}, is taken"
+                )
         elif options.image_size is not None:
             raise SourceError("this model takes no images", got=f"image_size={options.image_size}", where=where)
         if {"input_ids", "labels"} & names and shapes.vocabulary:
@@ -63,7 +65,9 @@ class Shapes:
         elif names & {"input_values", "input_features"}:
             shapes.tokens = options.sequence_length or 0
         elif options.sequence_length is not None:
-            raise SourceError("this model takes no sequences", got=f"sequence_length={options.sequence_length}", where=where)
+            raise SourceError(
+                "this model takes no sequences", got=f"sequence_length={options.sequence_length}", where=where
+            )
         shapes.image_token = next(
             (t for n in ("image_token_id", "image_token_index") if (t := getattr(config, n, None)) is not None), None
         )
@@ -71,7 +75,9 @@ class Shapes:
             shapes.image_tokens = _image_tokens(kind, config, shapes, where)
             if shapes.tokens <= shapes.image_tokens:
                 shapes.tokens = shapes.image_tokens + shapes.tokens
-                shapes.notes.append(f"each sample has {shapes.image_tokens} image tokens before its text: {shapes.tokens} in all")
+                shapes.notes.append(
+                    f"each sample has {shapes.image_tokens} image tokens before its text: {shapes.tokens} in all"
+                )
         return shapes
 
 
@@ -101,9 +107,12 @@ def _tokens(kind: type, text: Any, options: JobOptions, notes: list[str], where:
             notes.append(f"sequence_length {asked} is beyond the {most} positions that the config names")
             return asked
         raise SourceError(
-            "the sequence is longer than the model's positions", got=f"sequence_length={asked}",
-            allowed=f"up to {most} ({name} of the config)", where=where, hint=f"--sequence-length {most}",
-        )  # fmt: skip
+            "the sequence is longer than the model's positions",
+            got=f"sequence_length={asked}",
+            allowed=f"up to {most} ({name} of the config)",
+            where=where,
+            hint=f"--sequence-length {most}",
+        )
     return asked
 
 
@@ -124,9 +133,9 @@ def _counts_from_padding(kind: type) -> bool:
     import sys
 
     module = sys.modules[kind.__module__]
-    return any("create_position_ids_from_input_ids" in vars(c) for c in vars(module).values() if isinstance(c, type)) or hasattr(
-        module, "create_position_ids_from_input_ids"
-    )
+    return any(
+        "create_position_ids_from_input_ids" in vars(c) for c in vars(module).values() if isinstance(c, type)
+    ) or hasattr(module, "create_position_ids_from_input_ids")
 
 
 def _is_rotary(text: Any) -> bool:
@@ -141,9 +150,11 @@ def _image_tokens(kind: Any, config: Any, shapes: Shapes, where: str) -> int:
             features = model.get_image_features(pixel_values=torch.empty(1, *shapes.image))
     except Exception as error:
         raise SourceError(
-            f"how many tokens an image becomes is not known for {kind.__name__}", got=f"{type(error).__name__}: {str(error)[:120]}",
-            where=where, hint="give a TrainingJob of your own whose batch has the processor's outputs",
-        ) from error  # fmt: skip
+            f"how many tokens an image becomes is not known for {kind.__name__}",
+            got=f"{type(error).__name__}: {str(error)[:120]}",
+            where=where,
+            hint="give a TrainingJob of your own whose batch has the processor's outputs",
+        ) from error
     parts = features if isinstance(features, (tuple, list)) else [features]
     return sum(part.numel() // part.shape[-1] for part in parts if isinstance(part, torch.Tensor))
 
@@ -159,13 +170,17 @@ def inputs(kind: Any, config: Any, task: Task, shapes: Shapes, *, inference: boo
     wanted = [kind.main_input_name] if kind.main_input_name in makers else []
     if task.name in ("image-text-to-text", "contrastive") or (task is BASE and hasattr(config, "text_config")):
         wanted += [n for n in ("input_ids", "pixel_values") if n in parameters and n not in wanted]
-    required = [n for n, p in parameters.items() if p.default is p.empty and p.kind is p.POSITIONAL_OR_KEYWORD and n != "self"]
+    required = [
+        n for n, p in parameters.items() if p.default is p.empty and p.kind is p.POSITIONAL_OR_KEYWORD and n != "self"
+    ]
     wanted += [n for n in required if n not in wanted]
     if not wanted or any(n not in makers for n in wanted):
         raise SourceError(
-            f"what {kind.__name__} is fed is not known", got=", ".join(n for n in wanted if n not in makers) or kind.main_input_name,
-            allowed=", ".join(makers), hint="give a TrainingJob of your own whose batch makes it",
-        )  # fmt: skip
+            f"what {kind.__name__} is fed is not known",
+            got=", ".join(n for n in wanted if n not in makers) or kind.main_input_name,
+            allowed=", ".join(makers),
+            hint="give a TrainingJob of your own whose batch makes it",
+        )
     labels = {} if inference else _labels(task, shapes, parameters)
     if getattr(config, "is_encoder_decoder", False) and "labels" not in labels and "decoder_input_ids" in parameters:
         labels = {"decoder_input_ids": lambda n: torch.randint(shapes.vocabulary, (n, shapes.tokens)), **labels}
@@ -187,15 +202,22 @@ def _makers(kind: Any, config: Any, task: Task, s: Shapes) -> dict[str, Callable
     mels = getattr(config, "num_mel_bins", None) or getattr(config, "input_feat_per_channel", None)
     width = getattr(config, "feature_projection_input_dim", None)
     if getattr(config, "max_source_positions", None) and getattr(config, "model_type", "") == "whisper":
-        features: tuple[int, ...] = (mels or 80, 2 * config.max_source_positions)  # two frames a position: a stride of 2
+        features: tuple[int, ...] = (
+            mels or 80,
+            2 * config.max_source_positions,
+        )  # two frames a position: a stride of 2
     else:
         features = (s.tokens or AUDIO_FRAMES, width or mels or 80)
-    spectrogram = (config.max_length, mels) if mels and hasattr(config, "max_length") and task.labels == "class" else None
+    spectrogram = (
+        (config.max_length, mels) if mels and hasattr(config, "max_length") and task.labels == "class" else None
+    )
 
     def text(n: int) -> Tensor:
         below = s.vocabulary if not s.image_token else min(s.vocabulary, s.image_token)
         ids = torch.randint(below, (n, *choices, s.tokens - s.image_tokens))
-        return torch.cat([torch.full((n, s.image_tokens), s.image_token), ids], dim=1) if s.image_tokens else ids
+        if s.image_token is None or not s.image_tokens:
+            return ids
+        return torch.cat([torch.full((n, s.image_tokens), s.image_token), ids], dim=1)
 
     makers: dict[str, Callable[[int], Any]] = {
         "pixel_values": lambda n: torch.randn(n, *frames, *s.image),
@@ -225,7 +247,10 @@ def _labels(task: Task, s: Shapes, parameters: Any) -> dict[str, Callable[[int],
         "transcript": {"labels": lambda n: torch.randint(1, max(s.vocabulary, 2), (n, 32))},
         "class": {"labels": lambda n: torch.randint(classes, (n,)) if classes > 1 else torch.randn(n)},
         "token classes": {"labels": lambda n: torch.randint(classes, (n, s.tokens))},
-        "span": {"start_positions": lambda n: torch.randint(s.tokens, (n,)), "end_positions": lambda n: torch.randint(s.tokens, (n,))},
+        "span": {
+            "start_positions": lambda n: torch.randint(s.tokens, (n,)),
+            "end_positions": lambda n: torch.randint(s.tokens, (n,)),
+        },
         "pixels": {"labels": lambda n: torch.randint(classes, (n, height, width))},
         "depth": {"labels": lambda n: torch.rand(n, height, width)},
         "contrastive": {"return_loss": lambda n: True},
@@ -257,9 +282,11 @@ def losses(task: Task, *, inference: bool) -> Callable[[nn.Module, Any], Any]:
             return found
         if task is not BASE:
             raise SourceError(
-                f"{type(model).__name__} gives no loss for its batch", got=", ".join(output), allowed="an output with .loss",
+                f"{type(model).__name__} gives no loss for its batch",
+                got=", ".join(output),
+                allowed="an output with .loss",
                 hint="give a TrainingJob of your own with loss=",
-            )  # fmt: skip
+            )
         first = next(value for value in output.values() if isinstance(value, torch.Tensor))
         return first.square().mean()
 

@@ -6,6 +6,7 @@ import inspect
 import traceback
 import weakref
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
@@ -22,21 +23,29 @@ _STEPS = 1000
 """Optimizer steps that a schedule is told the training has; memory does not depend on it."""
 
 
+class StrategyStandIn:
+    """What `LightningModule` itself asks of the strategy: wrapped optimizers, and the backward pass."""
+
+    def __init__(self, optimizers: list[Any]) -> None:
+        self._lightning_optimizers = optimizers
+
+    def backward(self, loss: Any, _: Any, *args: Any, **kwargs: Any) -> None:
+        loss.backward(*args, **kwargs)
+
+
 class TrainerStandIn:
     """What a module may ask of its Trainer without there being one: its optimizers, and numbers no byte depends on."""
 
     def __init__(self) -> None:
         self.optimizers: list[Any] = []
         self.lr_scheduler_configs: list[Any] = []
-        self.strategy = SimpleNamespace(
-            _lightning_optimizers=self.optimizers, backward=lambda loss, _, *args, **kwargs: loss.backward(*args, **kwargs)
-        )
+        self.strategy = StrategyStandIn(self.optimizers)
         self.estimated_stepping_batches = self.num_training_batches = self.max_steps = _STEPS
         self.max_epochs = self.world_size = self.num_devices = self.num_nodes = self.accumulate_grad_batches = 1
         self.global_step = self.current_epoch = self.global_rank = self.local_rank = self.node_rank = 0
         self.is_global_zero = self.training = True
         self.validating = self.testing = self.predicting = self.sanity_checking = self.is_last_batch = False
-        self.logger = self.datamodule = self.gradient_clip_val = None
+        self.logger = self.gradient_clip_val = None
         self.loggers: list[Any] = []
         self.callbacks: list[Any] = []
         self.callback_metrics: dict[str, Any] = {}
@@ -72,7 +81,8 @@ def lightning_job(
         probe = model if _is_module(model) else called(model, f"making {name}", folder)
     batch = _data(probe, data, name, folder)
     if not getattr(probe, "automatic_optimization", True):
-        return TrainingJob(model=build, batch=batch, step=_manual_step(name, folder), name=name)
+        step = _manual_step(options.precision or "fp32", name, folder)
+        return TrainingJob(model=build, batch=batch, step=step, name=name)
 
     def optimizer(parameters: Any) -> Any:
         module = built[-1]()
@@ -80,10 +90,12 @@ def lightning_job(
         found, _ = _optimizers(module, name, folder)
         if len(found) != 1:
             raise SourceError(
-                f"configure_optimizers gives {len(found)} optimizers", got=", ".join(type(o).__name__ for o in found) or None,
-                where=name, allowed="one, where automatic_optimization is on",
-                hint="set automatic_optimization = False and step them in training_step, or name one: --optimizer adamw",
-            )  # fmt: skip
+                f"configure_optimizers gives {len(found)} optimizers",
+                got=", ".join(type(o).__name__ for o in found) or None,
+                where=name,
+                allowed="one, where automatic_optimization is on",
+                hint="set automatic_optimization = False and step them in training_step, or name one optimizer",
+            )
         return found[0]
 
     def loss(module: nn.Module, batch: Any) -> Any:
@@ -92,9 +104,11 @@ def lightning_job(
         found = output.get("loss") if isinstance(output, dict) else output
         if found is None:
             raise SourceError(
-                "training_step returns no loss", got=type(output).__name__, where=name,
+                "training_step returns no loss",
+                got=type(output).__name__,
+                where=name,
                 allowed='a tensor, or a dict with "loss"',
-            )  # fmt: skip
+            )
         return found
 
     return TrainingJob(model=build, batch=batch, loss=loss, optimizer=options.optimizer or optimizer, name=name)
@@ -116,7 +130,7 @@ def _built(model: Any) -> nn.Module:
     return module
 
 
-def _attach(module: nn.Module) -> TrainerStandIn:
+def _attach(module: Any) -> TrainerStandIn:
     """Give the module a stand-in for its Trainer, once, and make logging do nothing."""
     trainer = getattr(module, "_trainer", None)
     if not isinstance(trainer, TrainerStandIn):
@@ -133,7 +147,7 @@ def _nothing(*args: Any, **kwargs: Any) -> None:
     pass
 
 
-def _optimizers(module: nn.Module, name: str, folder: Path | None) -> tuple[list[Any], list[Any]]:
+def _optimizers(module: Any, name: str, folder: Path | None) -> tuple[list[Any], list[Any]]:
     """Optimizers and schedulers among the many forms that `configure_optimizers` may return.
 
     Source: `LightningModule.configure_optimizers`, lightning 2.6.
@@ -152,15 +166,17 @@ def _optimizers(module: nn.Module, name: str, folder: Path | None) -> tuple[list
     return found, schedulers
 
 
-def _training_step(module: nn.Module, batch: Any, name: str, folder: Path | None) -> Any:
+def _training_step(module: Any, batch: Any, name: str, folder: Path | None) -> Any:
     trainer = _attach(module)
     step: Callable[..., Any] = module.training_step
     wanted = inspect.signature(step).parameters
     if "dataloader_iter" in wanted:
         raise SourceError(
-            "training_step takes its batches from an iterator itself", got="training_step(dataloader_iter)", where=name,
+            "training_step takes its batches from an iterator itself",
+            got="training_step(dataloader_iter)",
+            where=name,
             hint="give a TrainingJob with step=lambda model, optimizer, batch: ...",
-        )  # fmt: skip
+        )
     rest = {k: v for k, v in {"batch_idx": 0, "dataloader_idx": 0}.items() if k in wanted}
     if not rest and sum(p.kind is p.POSITIONAL_OR_KEYWORD for p in wanted.values()) > 1:
         return _asked(trainer, lambda: step(batch, 0), "training_step", name, folder)
@@ -172,33 +188,45 @@ def _asked(trainer: TrainerStandIn, call: Callable[[], Any], what: str, name: st
     try:
         return call()
     except AttributeError as error:
-        if error.obj is not trainer:
+        if error.obj is not trainer and error.obj is not trainer.strategy:
             raise
         frame = traceback.extract_tb(error.__traceback__)[-1]
+        asked = f"self.trainer.{'' if error.obj is trainer else 'strategy.'}{error.name}"
         raise SourceError(
-            f"{what} needs its Trainer: self.trainer.{error.name}", where=f"{frame.filename}:{frame.lineno}", got=name,
+            f"{what} needs its Trainer: {asked}", where=f"{frame.filename}:{frame.lineno}", got=name,
             hint="give what it is to the module itself, or a TrainingJob with loss= or step= that does not ask for it",
         ) from error  # fmt: skip
 
 
-def _manual_step(name: str, folder: Path | None) -> Callable[[nn.Module, Any, Any], Any]:
+def _manual_step(precision: str, name: str, folder: Path | None) -> Callable[[nn.Module, Any, Any], Any]:
+    """The loop body of manual optimization: `training_step` under the precision's autocast, as Lightning runs it."""
+    import torch
+
+    low = {"amp-bf16": torch.bfloat16, "amp-fp16": torch.float16}.get(precision)
+
     def step(module: nn.Module, _: Any, batch: Any) -> Any:
         trainer = _attach(module)
         if not trainer.optimizers:
             _optimizers(module, name, folder)
-        return _training_step(module, batch, name, folder)
+        with ExitStack() as stack:
+            # Which of the two the job runs on is not known here; the other one has no effect.
+            for device_type in ("cuda", "cpu") if low is not None else ():
+                stack.enter_context(torch.autocast(device_type, low))
+            return _training_step(module, batch, name, folder)
 
     return step
 
 
-def _data(module: nn.Module, data: Any, name: str, folder: Path | None) -> Any:
+def _data(module: Any, data: Any, name: str, folder: Path | None) -> Any:
     """The batch of the job: what was given, or what the module's own loader gives."""
     if data is None and not _overrides(module, "train_dataloader"):
         raise SourceError(
-            "the LightningModule says nothing of its data", got=type(module).__name__, where=name,
+            "the LightningModule says nothing of its data",
+            got=type(module).__name__,
+            where=name,
             allowed="a train_dataloader of its own, or a function that returns (module, data)",
             hint="def job(): return LitModel(), datamodule_or_dataloader_or_function_of_n",
-        )  # fmt: skip
+        )
     owner = module if data is None else data
     if not hasattr(owner, "train_dataloader"):
         return data
@@ -210,9 +238,12 @@ def _data(module: nn.Module, data: Any, name: str, folder: Path | None) -> Any:
         raise user_error(error, f"train_dataloader of {type(owner).__name__} (after setup('fit'))", folder) from error
     if isinstance(loader, (list, tuple, dict)):
         raise SourceError(
-            "train_dataloader gives several loaders", got=type(loader).__name__, where=name, allowed="one DataLoader",
+            "train_dataloader gives several loaders",
+            got=type(loader).__name__,
+            where=name,
+            allowed="one DataLoader",
             hint="return (module, batch) with batch=lambda n: ... that makes what training_step gets",
-        )  # fmt: skip
+        )
     return loader
 
 

@@ -55,10 +55,11 @@ def is_from(kind: type, packages: tuple[str, ...], name: str) -> bool:
 
 def _not_enough(kind: type, spec: str) -> SourceError:
     return SourceError(
-        f"{spec} is a model, which says nothing of its data, loss and optimizer", got=f"{kind.__module__}.{kind.__name__}",
+        f"{spec} is a model, which says nothing of its data, loss and optimizer",
+        got=f"{kind.__module__}.{kind.__name__}",
         allowed="a TrainingJob, a function that returns one, a LightningModule, or a transformers or timm model",
         hint=_GIVE.replace("NAME", spec.rpartition(":")[2]),
-    )  # fmt: skip
+    )
 
 
 def _check_constructor(model: Any, spec: str) -> None:
@@ -71,6 +72,7 @@ def _check_constructor(model: Any, spec: str) -> None:
     ]
     if required:
         raise SourceError(
-            f"{spec} is a class whose constructor needs arguments", got=f"required: {', '.join(required)}",
+            f"{spec} is a class whose constructor needs arguments",
+            got=f"required: {', '.join(required)}",
             hint=f"name an instance, or a function that returns {model.__name__}({required[0]}=...)",
-        )  # fmt: skip
+        )

@@ -77,9 +77,10 @@ def _from_name(name: str) -> tuple[Home, ModuleType]:
     parts = name.split(".")
     if not all(part.isidentifier() for part in parts):
         raise SourceError(
-            "this names neither a module nor a file that ends in .py", got=name,
+            "this names neither a module nor a file that ends in .py",
+            got=name,
             allowed="package.module:attr or path/to/file.py:attr",
-        )  # fmt: skip
+        )
     try:
         with quiet_process(name), home.entered():
             return home, importlib.import_module(name)
@@ -122,10 +123,12 @@ def _attribute(module: ModuleType, path: str, place: str) -> Any:
             names = [n for n in dir(value) if not n.startswith("_")]
             own = [n for n in names if getattr(getattr(value, n, None), "__module__", None) == module.__name__]
             raise SourceError(
-                f"{place} has no attribute {'.'.join(path.split('.')[: i + 1])!r}", got=path,
-                allowed=", ".join(own[:12]) or None, where=getattr(module, "__file__", None),
+                f"{place} has no attribute {'.'.join(path.split('.')[: i + 1])!r}",
+                got=path,
+                allowed=", ".join(own[:12]) or None,
+                where=getattr(module, "__file__", None),
                 hint=did_you_mean(part, names),
-            )  # fmt: skip
+            )
         value = getattr(value, part)
     return value
 
@@ -142,18 +145,21 @@ def _called(value: Any, options: JobOptions, spec: str, folder: Path) -> tuple[A
     ]
     if required:
         raise SourceError(
-            f"{spec} is a function that needs arguments", got=f"required: {', '.join(required)}",
+            f"{spec} is a function that needs arguments",
+            got=f"required: {', '.join(required)}",
             allowed="a function that can be called without arguments and returns a TrainingJob",
-            where=_place_of(value), hint="give them defaults, or name a function that calls it",
-        )  # fmt: skip
+            where=_place_of(value),
+            hint="give them defaults, or name a function that calls it",
+        )
     keywords = {p.name for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)}
     given = options.given(*(name for name in _OPTION_FIELDS if name in keywords))
     missing = [p.name for p in parameters if p.default is p.empty and p.name in keywords and p.name not in given]
     if missing:
         raise SourceError(
-            f"{spec} needs {', '.join(missing)}", where=_place_of(value),
+            f"{spec} needs {', '.join(missing)}",
+            where=_place_of(value),
             hint=", ".join(f"--{name.replace('_', '-')}" for name in missing),
-        )  # fmt: skip
+        )
     return called(value, f"calling {spec}", folder, **given), frozenset(given)
 
 
@@ -167,10 +173,11 @@ def _as_job(value: Any, options: JobOptions, spec: str, folder: Path) -> Trainin
         if job is not None:
             return job
     raise SourceError(
-        f"{spec} is no training job", got=f"{type(value).__name__}" if value is not None else "None (a missing return?)",
+        f"{spec} is no training job",
+        got=f"{type(value).__name__}" if value is not None else "None (a missing return?)",
         allowed="a TrainingJob, a function that returns one, a LightningModule, or a transformers or timm model",
         hint="job = estimator.TrainingJob(model=..., batch=lambda n: ..., loss=..., optimizer=...)",
-    )  # fmt: skip
+    )
 
 
 def _refuse_untaken(options: JobOptions, taken: frozenset[str], value: Any, spec: str) -> None:
@@ -179,13 +186,12 @@ def _refuse_untaken(options: JobOptions, taken: frozenset[str], value: Any, spec
         return
     hint = "make it a parameter of that function" if callable(value) and not isinstance(value, type) else None
     raise SourceError(
-        f"{spec} does not take {', '.join(untaken)}", where=_place_of(value),
+        f"{spec} does not take {', '.join(untaken)}",
+        where=_place_of(value),
         hint=hint or f"name a function with {', '.join(untaken)} among its parameters that returns the job",
-    )  # fmt: skip
+    )
 
 
 def _place_of(value: Any) -> str | None:
     code = getattr(inspect.unwrap(value) if callable(value) else value, "__code__", None)
     return f"{code.co_filename}:{code.co_firstlineno}" if code is not None else None
-
-

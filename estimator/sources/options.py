@@ -114,7 +114,17 @@ BUILD_FIELDS = ("image_size", "sequence_length", "num_classes", "frames", "task"
 """Fields that only whoever builds the model can follow; `checkpointing`, `lora` and `freeze` can be laid over any."""
 
 RUN_FIELDS = (
-    "precision", "optimizer", "accumulation_steps", "grad_clip", "grad_scaler", "channels_last", "mode", "build",
-    "cudnn_benchmark", "deterministic", "alloc_conf", "batch_dim",
-)  # fmt: skip
+    "precision",
+    "optimizer",
+    "accumulation_steps",
+    "grad_clip",
+    "grad_scaler",
+    "channels_last",
+    "mode",
+    "build",
+    "cudnn_benchmark",
+    "deterministic",
+    "alloc_conf",
+    "batch_dim",
+)
 """Fields that are `TrainingJob`'s own."""

@@ -28,7 +28,9 @@ def load(name: str, options: JobOptions) -> TrainingJob:
     timm = require("timm", "timm", "timm:")
     base = name.partition(".")[0]
     if not timm.is_model(base):
-        raise SourceError("timm has no such model", got=name, where="timm:", hint=did_you_mean(base, timm.list_models()))
+        raise SourceError(
+            "timm has no such model", got=name, where="timm:", hint=did_you_mean(base, timm.list_models())
+        )
     if unused := options.given("sequence_length", "task", "attn", "frames"):
         raise SourceError(f"timm models take no {', '.join(unused)}", got=f"timm:{name}")
     config = timm.models.get_pretrained_cfg(name, allow_unregistered=True)

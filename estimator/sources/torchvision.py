@@ -1,4 +1,4 @@
-"""`torchvision:NAME`: any model that `torchvision.models.get_model` knows, with fresh weights and a batch to train it on.
+"""`torchvision:NAME`: any model that `torchvision.models.get_model` knows, with fresh weights and a batch for it.
 
 Classification and its quantizable twins, segmentation, detection, video and optical flow; sizes are those that the
 default weights were evaluated at.
@@ -39,7 +39,10 @@ def load(name: str, options: JobOptions) -> TrainingJob:
     from torchvision.models import get_model, get_model_builder, get_model_weights, list_models
 
     if name not in list_models():
-        close = did_you_mean(name, list_models()) or "python -c 'import torchvision; print(torchvision.models.list_models())'"
+        close = (
+            did_you_mean(name, list_models())
+            or "python -c 'import torchvision; print(torchvision.models.list_models())'"
+        )
         raise SourceError("torchvision has no such model", got=name, where="torchvision:", hint=close)
     if unused := options.given("sequence_length", "task", "attn"):
         raise SourceError(f"torchvision models take no {', '.join(unused)}", got=f"torchvision:{name}")
@@ -74,16 +77,20 @@ def _sizes(name: str, kind: str, weights: Any, options: JobOptions) -> tuple[int
     if kind == "detection":
         evaluated = _DETECTION_SIDE
     elif kind == "optical_flow":
-        evaluated = 368  # Source: shorter side of `--image_size 368 496`, train_standard.sh of RAFT (Teed and Deng 2020).
+        evaluated = (
+            368  # Source: shorter side of `--image_size 368 496`, train_standard.sh of RAFT (Teed and Deng 2020).
+        )
     least = max(weights.meta.get("min_size", (1, 1)))
     size = options.image_size or evaluated or least
     if name.startswith(_TAKES_IMAGE_SIZE):
         return size, 0
     if size < least:
         raise SourceError(
-            f"{name} takes no image this small", got=f"image_size={size}", allowed=f"image_size >= {least}",
+            f"{name} takes no image this small",
+            got=f"image_size={size}",
+            allowed=f"image_size >= {least}",
             where=f"torchvision:{name}",
-        )  # fmt: skip
+        )
     return size, options.frames or weights.meta.get("min_temporal_size") or _CLIP_FRAMES
 
 
@@ -107,7 +114,9 @@ def _arguments(name: str, builder: Any, size: int, frames: int, options: JobOpti
 def _notes(kind: str, size: int, options: JobOptions) -> tuple[str, ...]:
     notes = []
     if options.image_size is None:
-        notes.append(f"image_size was not given: {size}, at which torchvision evaluates the default weights, is assumed")
+        notes.append(
+            f"image_size was not given: {size}, at which torchvision evaluates the default weights, is assumed"
+        )
     if options.optimizer is None and options.mode != "inference":
         notes.append(f"optimizer was not given: {OPTIMIZER} is assumed")
     if kind == "detection":

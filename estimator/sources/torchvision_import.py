@@ -13,6 +13,8 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib.abc import Loader, MetaPathFinder
+from importlib.machinery import ModuleSpec
 from types import ModuleType
 from typing import Any
 
@@ -23,7 +25,8 @@ _BOXES = "Tensor input, Tensor rois, float spatial_scale, SymInt pooled_height, 
 _SHAPE = "SymInt batch_size, SymInt channels, SymInt height, SymInt width"
 _DEFORM = (
     "Tensor input, Tensor weight, Tensor offset, Tensor mask, Tensor bias, SymInt stride_h, SymInt stride_w, "
-    "SymInt pad_h, SymInt pad_w, SymInt dilation_h, SymInt dilation_w, SymInt groups, SymInt offset_groups, bool use_mask"
+    "SymInt pad_h, SymInt pad_w, SymInt dilation_h, SymInt dilation_w, SymInt groups, SymInt offset_groups, "
+    "bool use_mask"
 )
 _GRAD_BOXES = _BOXES.replace("Tensor input", "Tensor grad")
 _GRAD_MAPPED = _GRAD_BOXES.replace("Tensor rois", "Tensor rois, Tensor channel_mapping")
@@ -80,6 +83,47 @@ def import_torchvision(required: bool = True) -> ModuleType | None:
     return module
 
 
+@contextmanager
+def torchvision_on_demand() -> Iterator[None]:
+    """Let whatever imports torchvision, itself or through another library, get it as `import_torchvision` would."""
+    if "torchvision" in sys.modules:
+        yield
+        return
+    finder = _Finder()
+    sys.meta_path.insert(0, finder)
+    try:
+        yield
+    finally:
+        sys.meta_path.remove(finder)
+
+
+class _Finder(MetaPathFinder, Loader):
+    """Answers the first import of torchvision with the module that `import_torchvision` has made by then."""
+
+    def __init__(self) -> None:
+        self._busy = False
+        self._own: ModuleSpec | None = None
+
+    def find_spec(self, fullname: str, path: Any = None, target: Any = None) -> ModuleSpec | None:
+        if fullname != "torchvision" or self._busy:
+            return None
+        self._busy = True
+        try:
+            module = import_torchvision(required=False)
+        finally:
+            self._busy = False
+        if module is None:
+            return None
+        self._own = module.__spec__
+        return ModuleSpec(fullname, self, is_package=True)
+
+    def create_module(self, spec: ModuleSpec) -> ModuleType:
+        return sys.modules["torchvision"]
+
+    def exec_module(self, module: ModuleType) -> None:
+        module.__spec__ = self._own  # The import system has just put ours there.
+
+
 def is_stand_in() -> bool:
     """Whether the operators in this process are the definitions of this file, not torchvision's compiled ones."""
     return bool(_libraries)
@@ -93,7 +137,7 @@ def _forget_half_imported() -> None:
 def _define() -> None:
     import torch
 
-    library = torch.library.Library("torchvision", "FRAGMENT")
+    library: Any = torch.library.Library("torchvision", "FRAGMENT")  # type: ignore[no-untyped-call]
     for schema in SCHEMAS:
         library.define(schema)
     # -1 is what torchvision's library says when it was built without CUDA; its import compares versions otherwise.
@@ -106,7 +150,7 @@ def _library_taken_as_loaded() -> Iterator[None]:
     """Let `torchvision.extension` believe that `_C` was loaded; every other library loads as ever."""
     import torch
 
-    load = torch.ops.load_library
+    load: Any = torch.ops.load_library
 
     def load_others(path: Any) -> None:
         if not ("torchvision" in str(path) and "_C" in str(path)):

@@ -58,8 +58,8 @@ def user_error(error: BaseException, doing: str, folder: Path | None = None) -> 
     frames = traceback.extract_tb(error.__traceback__)
     own = [f for f in frames if folder is not None and Path(f.filename).is_relative_to(folder)]
     ours = str(Path(__file__).parent)
-    frames = own or [f for f in frames if not f.filename.startswith((ours, "<frozen importlib"))]
-    where = f"{frames[-1].filename}:{frames[-1].lineno} in {frames[-1].name}" if frames else None
+    named = own or [f for f in frames if not f.filename.startswith((ours, "<frozen importlib"))]
+    where = f"{named[-1].filename}:{named[-1].lineno} in {named[-1].name}" if named else None
     if isinstance(error, SyntaxError) and error.filename is not None:
         where = f"{error.filename}:{error.lineno}"
     text = str(error).strip().partition("\n")[0]
