@@ -59,8 +59,10 @@ def unmap(allocator: Allocator, block: Block) -> None:
     allocator.shrink(SegmentEvent("segment_unmap", begin, end - begin, free_list.stream))
     _absorb(block, block.previous)
     _absorb(block, block.next)
-    if block.previous is not None or block.next is not None:
+    if block.is_split:
         free_list.insert_unmapped(block)
+    else:
+        allocator.addresses.give_back(block.address, block.size_bytes)  # nothing of the range is in use
 
 
 def _find(allocator: Allocator, free_list: FreeList, size_bytes: int) -> Block:

@@ -22,7 +22,8 @@ _PICKLE_HINT = (
     "json.dump(pickle.load(open(sys.argv[1], 'rb')), open(sys.argv[2], 'w'))\" SNAPSHOT.pickle SNAPSHOT.json"
 )
 _FROM_THE_START = (
-    "call torch.cuda.memory._record_memory_history before the first CUDA allocation, with max_entries large enough for all"
+    "call torch.cuda.memory._record_memory_history before the first CUDA allocation, "
+    "with max_entries large enough for all of them"
 )
 _PEAKS = ("peak_requested", "peak_allocated", "peak_reserved")
 _COUNTS = ("num_alloc_retries", "num_ooms")
@@ -152,7 +153,7 @@ def _not_a_history(where: str, got: str) -> ConfigError:
     return ConfigError(
         "not a recorded allocator history", got=got, where=where,
         allowed="our trace format (actions, events), a PyTorch memory snapshot (device_traces) or a list of its events",
-        hint="record with torch.cuda.memory._record_memory_history and save torch.cuda.memory._snapshot() with json.dump",
+        hint="record with torch.cuda.memory._record_memory_history, save torch.cuda.memory._snapshot() with json.dump",
     )  # fmt: skip
 
 

@@ -93,4 +93,5 @@ def _release_blocks(allocator: Allocator, pool: Pool) -> None:
 
 def _release_block(allocator: Allocator, block: Block) -> None:
     allocator.shrink(SegmentEvent("segment_free", block.address, block.size_bytes, block.free_list.stream))
+    allocator.addresses.give_back(block.address, block.size_bytes)
     block.free_list.remove(block)

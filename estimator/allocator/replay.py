@@ -262,10 +262,15 @@ def _neighbours(block: Block) -> Iterator[Block]:
 
 
 def spans(ledger: Ledger, start: int, stop: int) -> Iterator[tuple[str, int, int]]:
-    """The phases between two events as (name, first, after last); what lies before the first phase has no name."""
-    begins = [(name, begin) for name, begin in ledger.phases if begin < stop]
+    """The phases between two events as (name, first, after last), phases without events included.
+
+    Events before the first phase form one without a name.
+    """
+    last = len(ledger.events)
+    begins = [(name, begin) for name, begin in ledger.phases if begin < stop or begin == stop == last]
     if not begins or begins[0][1] > start:
         begins.insert(0, ("", start))
-    for (name, begin), end in zip(begins, [*(begin for _, begin in begins[1:]), stop], strict=True):
-        if end > start or end == stop:
-            yield name, max(begin, start), max(end, start)
+    ends = [*(begin for _, begin in begins[1:]), stop]
+    for (name, begin), end in zip(begins, ends, strict=True):
+        if end > start or begin == end == start:
+            yield name, max(begin, start), end

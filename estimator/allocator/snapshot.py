@@ -133,10 +133,11 @@ class _Writer:
 
     def snapshot(self) -> dict[str, Any]:
         stacks = {block.address: stack for block, stack in self.live.values()}
+        segments = (self._segment(blocks, stacks) for blocks in self._segments())
         config = self.allocator.config
         largest = config.max_split_size_bytes
         return {
-            "segments": sorted((self._segment(blocks, stacks) for blocks in self._segments()), key=itemgetter("address")),
+            "segments": sorted(segments, key=itemgetter("address")),
             "device_traces": [self.trace],
             "allocator_settings": {
                 "PYTORCH_CUDA_ALLOC_CONF": "",
