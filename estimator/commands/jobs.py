@@ -2,30 +2,53 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from estimator.errors import UsageError
 from estimator.units import parse_bytes
 
 if TYPE_CHECKING:
     from estimator.job import TrainingJob
 
+_VERSION = re.compile(r"\d+\.\d+(\.\d+)?([a-z+.].*)?")
 
-def read_job(spec: str, **options: Any) -> TrainingJob:
-    """Load the job and lay the options that were given over it.
+
+def read_job(spec: str, files: Sequence[Path] = (), **options: Any) -> tuple[TrainingJob, int | None]:
+    """Load the job and lay over it the options of the files, later over earlier, and those of the command line.
 
     Args:
         spec: what the command line calls JOB.
+        files: TrainingArguments or DeepSpeed configurations.
         options: fields of `estimator.sources.JobOptions`; None where nothing was said.
+
+    Returns:
+        The job, and the batch size that a file or the options name.
 
     Raises:
         SourceError, JobError: see `estimator.sources.load_job`.
     """
-    from estimator.sources import JobOptions, load_job
+    from estimator.sources import JobOptions, load_job, options_from_file
 
     dim = options.get("batch_dim")
     if dim is not None and dim.lstrip("-").isdigit():
         options["batch_dim"] = int(dim)
-    return load_job(spec, JobOptions(**{name: value for name, value in options.items() if value is not None}))
+    laid = JobOptions(**{name: value for name, value in options.items() if value is not None})
+    for file in reversed(files):
+        laid = laid.over(options_from_file(file))
+    return load_job(spec, laid), laid.batch_size
+
+
+def check_torch_version(text: str | None) -> None:
+    """Refuse what is no version.
+
+    Raises:
+        UsageError: not such as 2.11, 2.11.0 or 2.12.0a0.
+    """
+    if text is not None and not _VERSION.fullmatch(text):
+        raise UsageError("not a version of torch", got=repr(text), allowed="such as 2.11.0", where="--torch-version")
 
 
 def read_size(text: str | None, option: str) -> int | None:

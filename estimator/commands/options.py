@@ -59,6 +59,16 @@ Checkpointing = Annotated[
     _option("--checkpointing/--no-checkpointing", panel=MODEL, help="Activation checkpointing."),
 ]
 
+Config = Annotated[
+    list[Path] | None,
+    _option(
+        "--config",
+        panel=RUN,
+        metavar="FILE",
+        help="transformers' TrainingArguments (json, yaml) or a DeepSpeed json: its settings, and its batch size as "
+        "--batch-size. Options given here come first; may be repeated.",
+    ),
+]
 Precision = Annotated[
     str | None, _option("--precision", panel=RUN, metavar="P", help="fp32, amp-bf16, amp-fp16, bf16 or fp16.")
 ]

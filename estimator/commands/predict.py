@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from estimator.commands import options as o
-from estimator.commands.jobs import read_job
+from estimator.commands.jobs import check_torch_version, read_job
 from estimator.commands.run import DOES_NOT_FIT, FITS, answer_alone_on_stdout, check_writable, guarded, write_json
 from estimator.errors import UsageError
 
@@ -67,6 +67,7 @@ def predict(
     lora: o.Lora = None,
     freeze: o.Freeze = None,
     checkpointing: o.Checkpointing = None,
+    config: o.Config = None,
     precision: o.Precision = None,
     optimizer: o.Optimizer = None,
     mode: o.Mode = None,
@@ -95,6 +96,7 @@ def predict(
     """
     check_writable(timeline, "--timeline")
     check_writable(graph, "--graph")
+    check_torch_version(torch_version)
     from estimator.report.progress import Progress
 
     limits: dict[str, Any] = {} if time_limit is None else {"time_limit_seconds": time_limit}
@@ -111,8 +113,10 @@ def predict(
                 hint="name a card with --device",
             )
         progress("loading the job")
-        loaded = read_job(
+        loaded, wanted = read_job(
             job,
+            config or (),
+            batch_size=batch_size,
             image_size=image_size,
             sequence_length=sequence_length,
             num_classes=num_classes,
@@ -146,7 +150,7 @@ def predict(
             progress=progress,
             **limits,
         )
-        requested = None if batch_size is None else answer.at(batch_size)
+        requested = None if wanted is None else answer.at(wanted)
         progress("writing")
         write_files(answer, requested, timeline, graph)
     show(answer, requested, as_json=as_json, verbose=verbose)
