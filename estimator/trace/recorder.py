@@ -14,6 +14,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from estimator.errors import DataDependentError
 from estimator.graph import Op, StepGraph, StorageEvent, TensorSpec
 from estimator.ledger import Category
+from estimator.trace.lists import NOT_DONE, run_on_lists
 from estimator.trace.paths import ModulePaths
 from estimator.trace.values import READERS, Follower, set_known
 
@@ -34,7 +35,7 @@ class Recorder(TorchDispatchMode):
     def __init__(self, graph: StepGraph, fake_mode: FakeTensorMode, paths: ModulePaths, *, whole_host: bool) -> None:
         super().__init__()
         self.graph = graph
-        self.values = Follower()
+        self.values = Follower(host_is_apart=not whole_host)
         self.phase = ""
         self.recording = True
         self.on_unknown: Callable[[Any, tuple[Any, ...]], Any] | None = None
@@ -153,7 +154,7 @@ class Recorder(TorchDispatchMode):
         """Whether an op without results (foreach and fused ops in place) works on device tensors."""
         given: list[Tensor] = []
         _collect(args, given)
-        return any(self._on_device(t) for t in given)
+        return bool(given) and self._on_device(given[0])
 
     def _run(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         if func in READERS:
@@ -163,7 +164,9 @@ class Recorder(TorchDispatchMode):
             if real is not None:
                 return self._fake_like(real, args)
             raise DataDependentError(f"the step reads values that only a real run has: {func}", got=str(func))
-        out = func(*args, **kwargs)
+        out = run_on_lists(func, args, self._fake_mode)
+        if out is NOT_DONE:
+            out = func(*args, **kwargs)
         self.values.follow(func, args, kwargs, out)
         return out
 

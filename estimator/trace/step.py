@@ -17,7 +17,7 @@ from estimator.ledger import Category
 from estimator.trace.batches import BatchMaker
 from estimator.trace.build import DTYPES
 from estimator.trace.recorder import Recorder
-from estimator.trace.values import set_known
+from estimator.trace.values import is_discrete, set_known
 
 AUTOCAST = {"amp-bf16": torch.bfloat16, "amp-fp16": torch.float16}
 
@@ -83,7 +83,7 @@ class StepRunner:
         if type(t) is Tensor or isinstance(t, nn.Parameter):
             real = t.detach()
             t = self.mode.from_tensor(real.to("meta") if real.device.type != "cpu" else real, static_shapes=True)
-            if real.device.type == "cpu":
+            if real.device.type == "cpu" and is_discrete(real):
                 set_known(t, real)
         dtype = DTYPES.get(self.job.precision)
         if dtype is not None and t.is_floating_point():

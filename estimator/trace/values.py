@@ -70,9 +70,14 @@ def set_known(t: Tensor, value: Tensor) -> None:
         t._known = Known(value)  # type: ignore[attr-defined]
 
 
+def is_discrete(t: Tensor) -> bool:
+    """Whether `t` holds integers or booleans."""
+    return not (t.dtype.is_floating_point or t.dtype.is_complex)
+
+
 def _small(t: Tensor) -> bool:
     count = t.numel()
-    return count <= TINY_LIMIT_COUNT or (count <= DISCRETE_LIMIT_COUNT and not (t.dtype.is_floating_point or t.dtype.is_complex))
+    return count <= TINY_LIMIT_COUNT or (count <= DISCRETE_LIMIT_COUNT and is_discrete(t))
 
 
 def _to_known(value: Any) -> Any:
@@ -84,10 +89,15 @@ def _on_host(kwargs: dict[str, Any]) -> dict[str, Any]:
 
 
 class Follower:
-    """Computes known values beside the fake ops. `random_is_known`: also those of random integer ops (host data)."""
+    """Computes known values beside the fake ops.
 
-    def __init__(self) -> None:
+    `random_is_known`: also those of random integer ops, while the host makes its batch. `host_is_apart`: tensors
+    without a device index are the host's own, not the device's.
+    """
+
+    def __init__(self, *, host_is_apart: bool) -> None:
         self.random_is_known = False
+        self._host_is_apart = host_is_apart
         self._mutable: dict[Any, tuple[bool, bool]] = {}
 
     def _kind(self, func: Any) -> tuple[bool, bool]:
@@ -103,7 +113,10 @@ class Follower:
         mutable, random = self._kind(func)
         if func in _GOES_WELL:
             return
-        if not mutable:
+        if mutable:
+            if not _writes_known(args, kwargs):
+                return
+        else:
             if not isinstance(out, Tensor):
                 if not isinstance(out, (tuple, list)) or not out or not isinstance(out[0], Tensor) or not _small(out[0]):
                     return
@@ -116,7 +129,7 @@ class Follower:
             return
         given = [t for t in tree_leaves((args, kwargs)) if isinstance(t, Tensor)]
         values = [known_value(t) for t in given]
-        if random and not (self.random_is_known or _all_on_host(given, out)):
+        if random and not self._known_although_random(given, out):
             values = [None]
         if any(v is None for v in values) or (not given and not _makes_constant(func, random)):
             if mutable:
@@ -131,6 +144,12 @@ class Follower:
                 return
         if not mutable or any(o is not g for o, g in zip(tree_leaves(out), given, strict=False)):
             self._attach(out, real, given, values)
+
+    def _known_although_random(self, given: list[Tensor], out: Any) -> bool:
+        """Integers of the host's batch, and what the host draws beside the device; never floating-point data."""
+        if self.random_is_known:
+            return all(is_discrete(t) for t in tree_leaves(out) if isinstance(t, Tensor))
+        return self._host_is_apart and _all_on_host(given, out)
 
     @staticmethod
     def _attach(out: Any, real: Any, given: list[Tensor], values: list[Any]) -> None:
@@ -172,6 +191,15 @@ _RANDOM = frozenset({"randint", "randperm", "rand", "randn"})
 def _makes_constant(func: Any, random: bool) -> bool:
     name = func._schema.name.removeprefix("aten::")
     return name in (_RANDOM if random else _CONSTANTS)
+
+
+def _writes_known(args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
+    """Whether any argument of an in-place op (its first, a list's first, or any by name) carries values."""
+    for value in (*args, *kwargs.values()):
+        t = value[0] if isinstance(value, (list, tuple)) and value else value
+        if isinstance(t, Tensor) and "_known" in t.__dict__:
+            return True
+    return False
 
 
 def _forget(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], given: list[Tensor]) -> None:
