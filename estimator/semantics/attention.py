@@ -128,7 +128,8 @@ def _math(
             value = value * (1.0 / (1 - dropout_p))
         else:
             weights = torch.dropout(weights, dropout_p, True)
-    return torch.matmul(weights, value).to(dtype), weights.to(dtype)
+    rounded = weights.to(dtype)  # made before the product: C++ evaluates the pair from the right
+    return torch.matmul(weights, value).to(dtype), rounded
 
 
 # ------------------------------------------------------------ fake kernels whose own ones differ from CUDA's results

@@ -16,30 +16,18 @@ from torch._subclasses.fake_tensor import FakeTensor
 from estimator.semantics.overlay import AUTOCAST, DEVICE, Overlay
 
 LOWER_PRECISION = frozenset(
-    "_convolution.deprecated _convolution conv1d conv2d conv3d conv_tbc conv_transpose1d conv_transpose2d.input "
-    "conv_transpose3d.input convolution prelu addmm addmv addr matmul einsum mm mv linalg_vecdot linear addbmm baddbmm "
-    "bmm chain_matmul linalg_multi_dot _thnn_fused_lstm_cell _thnn_fused_gru_cell lstm_cell gru_cell rnn_tanh_cell "
-    "rnn_relu_cell _scaled_dot_product_flash_attention scaled_dot_product_attention cudnn_convolution "
-    "cudnn_convolution_transpose".split()
+    ["_convolution.deprecated", "_convolution", "conv1d", "conv2d", "conv3d", "conv_tbc", "conv_transpose1d", "conv_transpose2d.input", "conv_transpose3d.input", "convolution", "prelu", "addmm", "addmv", "addr", "matmul", "einsum", "mm", "mv", "linalg_vecdot", "linear", "addbmm", "baddbmm", "bmm", "chain_matmul", "linalg_multi_dot", "_thnn_fused_lstm_cell", "_thnn_fused_gru_cell", "lstm_cell", "gru_cell", "rnn_tanh_cell", "rnn_relu_cell", "_scaled_dot_product_flash_attention", "scaled_dot_product_attention", "cudnn_convolution", "cudnn_convolution_transpose"]
 )
 FP32 = frozenset(
-    "acos asin cosh erfinv exp expm1 log log10 log2 log1p reciprocal rsqrt sinh tan pow.Tensor_Scalar pow.Tensor_Tensor "
-    "pow.Scalar softplus layer_norm native_layer_norm rms_norm group_norm frobenius_norm.dim nuclear_norm "
-    "nuclear_norm.dim cosine_similarity poisson_nll_loss cosine_embedding_loss nll_loss nll_loss2d hinge_embedding_loss "
-    "kl_div l1_loss smooth_l1_loss huber_loss mse_loss margin_ranking_loss multilabel_margin_loss soft_margin_loss "
-    "triplet_margin_loss multi_margin_loss binary_cross_entropy_with_logits dist pdist cdist renorm logsumexp "
-    "upsample_nearest1d _upsample_nearest_exact1d upsample_nearest2d _upsample_nearest_exact2d upsample_nearest3d "
-    "_upsample_nearest_exact3d upsample_linear1d upsample_bilinear2d _upsample_bilinear2d_aa upsample_trilinear3d "
-    "upsample_bicubic2d _upsample_bicubic2d_aa".split()
+    ["acos", "asin", "cosh", "erfinv", "exp", "expm1", "log", "log10", "log2", "log1p", "reciprocal", "rsqrt", "sinh", "tan", "pow.Tensor_Scalar", "pow.Tensor_Tensor", "pow.Scalar", "softplus", "layer_norm", "native_layer_norm", "rms_norm", "group_norm", "frobenius_norm.dim", "nuclear_norm", "nuclear_norm.dim", "cosine_similarity", "poisson_nll_loss", "cosine_embedding_loss", "nll_loss", "nll_loss2d", "hinge_embedding_loss", "kl_div", "l1_loss", "smooth_l1_loss", "huber_loss", "mse_loss", "margin_ranking_loss", "multilabel_margin_loss", "soft_margin_loss", "triplet_margin_loss", "multi_margin_loss", "binary_cross_entropy_with_logits", "dist", "pdist", "cdist", "renorm", "logsumexp", "upsample_nearest1d", "_upsample_nearest_exact1d", "upsample_nearest2d", "_upsample_nearest_exact2d", "upsample_nearest3d", "_upsample_nearest_exact3d", "upsample_linear1d", "upsample_bilinear2d", "_upsample_bilinear2d_aa", "upsample_trilinear3d", "upsample_bicubic2d", "_upsample_bicubic2d_aa"]
 )
 FP32_SET_OPT_DTYPE = frozenset(
-    "prod prod.dim_int softmax.int log_softmax.int cumprod cumsum linalg_vector_norm linalg_matrix_norm "
-    "linalg_matrix_norm.str_ord sum sum.dim_IntList".split()
+    ["prod", "prod.dim_int", "softmax.int", "log_softmax.int", "cumprod", "cumsum", "linalg_vector_norm", "linalg_matrix_norm", "linalg_matrix_norm.str_ord", "sum", "sum.dim_IntList"]
 )
 FP32_APPEND_DTYPE = {"norm.Scalar": "ScalarOpt_dtype", "norm.ScalarOpt_dim": "ScalarOpt_dim_dtype"}
 """The overload with a dtype that each is sent to."""
 PROMOTE = frozenset(
-    "addcdiv addcmul atan2 bilinear cross dot vdot grid_sampler index_put tensordot scatter_add".split()
+    ["addcdiv", "addcmul", "atan2", "bilinear", "cross", "dot", "vdot", "grid_sampler", "index_put", "tensordot", "scatter_add"]
 )
 BANNED = frozenset({"binary_cross_entropy"})
 ELSEWHERE = frozenset({"_cudnn_rnn"})
@@ -146,11 +134,17 @@ def _op(name: str) -> Any:
 # ------------------------------------------------------------ the policies
 
 
+def _call(op: Any, state: Autocast, dtype: torch.dtype, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """Cast the arguments, the last first: so does the C++ that CUDA's wheels are compiled from by gcc."""
+    cast_kwargs = {name: state.cast(kwargs[name], dtype) for name in reversed(kwargs)}
+    return op(*reversed([state.cast(a, dtype) for a in reversed(args)]), **cast_kwargs)
+
+
 def _lower_precision(state: Autocast, op: Any) -> Callable[..., Any]:
     def kernel(*args: Any, **kwargs: Any) -> Any:
         with _below(_KEY):
             dtype = state.dtype
-            return op(*[state.cast(a, dtype) for a in args], **{k: state.cast(v, dtype) for k, v in kwargs.items()})
+            return _call(op, state, dtype, args, kwargs)
 
     return kernel
 
@@ -159,7 +153,7 @@ def _fp32(state: Autocast, op: Any) -> Callable[..., Any]:
     def kernel(*args: Any, **kwargs: Any) -> Any:
         with _below(_KEY):
             dtype = torch.float32
-            return op(*[state.cast(a, dtype) for a in args], **{k: state.cast(v, dtype) for k, v in kwargs.items()})
+            return _call(op, state, dtype, args, kwargs)
 
     return kernel
 
@@ -200,7 +194,7 @@ def _promote(state: Autocast, op: Any) -> Callable[..., Any]:
             tensors = [t for a in args for t in (a if isinstance(a, (list, tuple)) else (a,)) if eligible(t)]
             wide = any(t.dtype is torch.float32 for t in tensors)
             dtype = torch.float32 if wide else state.dtype
-            return op(*[state.cast(a, dtype) for a in args], **{k: state.cast(v, dtype) for k, v in kwargs.items()})
+            return _call(op, state, dtype, args, kwargs)
 
     return kernel
 

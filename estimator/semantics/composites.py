@@ -10,9 +10,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch._subclasses.fake_tensor import FakeTensorMode
 
-from estimator.semantics.overlay import Overlay, fake_tensor
+from estimator.semantics.overlay import Overlay
 
 _aten = torch.ops.aten
 
@@ -36,17 +35,12 @@ def _dropout(x: Tensor, p: float, train: bool) -> Tensor:
 
 
 def _linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """Apply weight and bias: by `addmm` where the input folds into a matrix, else the bias is added in place.
+    """Apply weight and bias: where the input does not fold into a matrix, the bias is added in place.
 
-    Source: `linear` in aten/src/ATen/native/Linear.cpp, 2.13.
+    Source: `linear` in aten/src/ATen/native/Linear.cpp, 2.13; measured against the 2.11 CUDA build.
     """
-    if bias is None:
-        return torch.matmul(x, weight.t())
-    if x.dim() == 2:
-        return torch.addmm(bias, x, weight.t())
-    if x.dim() == 3 and x.is_contiguous():
-        folded = x.reshape(x.size(0) * x.size(1), x.size(2))
-        return torch.addmm(bias, folded, weight.t()).view(x.size(0), x.size(1), -1)
+    if bias is None or x.dim() < 3 or x.is_contiguous():
+        return _aten.linear.default.decompose(x, weight, bias)  # type: ignore[no-any-return]
     return torch.matmul(x, weight.t()).add_(bias)
 
 

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from estimator.device import Target
-from estimator.semantics import attention, autocast, composites, devices, optimizers
+from estimator.semantics import attention, autocast, composites, devices, inplace, losses, optimizers
 from estimator.semantics.overlay import Overlay
 
 
@@ -22,6 +22,8 @@ def cuda_semantics(target: Target) -> Iterator[Overlay]:
     try:
         FakeTensorMode.cache_clear()
         composites.install(overlay)
+        inplace.install(overlay)
+        losses.install(overlay)
         attention.install(overlay)
         autocast.install(overlay)
         optimizers.install(overlay)

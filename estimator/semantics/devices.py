@@ -11,7 +11,7 @@ from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.overrides import TorchFunctionMode
 
 from estimator.semantics import torch_cuda
-from estimator.semantics.overlay import DEVICE, Overlay, on_device
+from estimator.semantics.overlay import DEVICE, HOST, Overlay, on_device
 
 CUDA = torch.device("cuda", 0)
 """What Python code at the user's level sees as the device of traced tensors."""
@@ -49,6 +49,9 @@ class DeviceNames(TorchFunctionMode):
             Tensor.is_cuda.__get__: on_device,
             Tensor.is_cpu.__get__: lambda t: not on_device(t) and t.device.type == "cpu",
             Tensor.get_device: lambda t: 0 if on_device(t) else -1,
+            torch.tensor: _from_data(torch.tensor),
+            torch.as_tensor: _from_data(torch.as_tensor),
+            torch.asarray: _from_data(torch.asarray),
         }
 
     def __torch_function__(
@@ -64,6 +67,8 @@ class DeviceNames(TorchFunctionMode):
             if "device" in kwargs:
                 device = kwargs["device"]
                 kwargs["device"] = DEVICE if device.__class__ is int else _mapped(device)
+            if "pin_memory" in kwargs:
+                kwargs["pin_memory"] = False
             return func(*args, **kwargs)
         finally:
             overlay.at_user_level = level
@@ -81,6 +86,20 @@ def _cuda(
     t: Tensor, device: Any = None, non_blocking: bool = False, memory_format: torch.memory_format = torch.preserve_format
 ) -> Tensor:
     return t.to(DEVICE, non_blocking=non_blocking, memory_format=memory_format)
+
+
+def _from_data(make: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """Make a tensor of Python data on the host, then copy it: so does torch for a CUDA device."""
+
+    def made(*args: Any, device: Any = None, requires_grad: bool = False, **kwargs: Any) -> Tensor:
+        place = DEVICE if device.__class__ is int else _mapped(device)
+        if place is not DEVICE:
+            return make(*args, device=place, requires_grad=requires_grad, **kwargs)
+        if args and isinstance(args[0], Tensor):
+            return make(*args, **kwargs).to(DEVICE).requires_grad_(requires_grad)
+        return make(*args, device=HOST, **kwargs).to(DEVICE).requires_grad_(requires_grad)
+
+    return made
 
 
 def _patch_fakes(overlay: Overlay) -> None:
@@ -106,22 +125,32 @@ def _patch_fakes(overlay: Overlay) -> None:
 
 
 def _patch_backward(overlay: Overlay, mode: DeviceNames) -> None:
-    """Bring the mode back for the Python code that runs inside of a backward pass.
+    """Bring the mode back for Python code that runs inside of a call of torch's.
 
-    Custom functions, hooks and the recomputation of checkpoints are the user's level again.
+    Custom functions, hooks and the recomputation of checkpoints in a backward pass, and hooks on saved tensors
+    in the forward, are the user's level again.
     """
     run = torch.autograd.graph._engine_run_backward  # type: ignore[attr-defined]
 
-    def run_backward(*args: Any, **kwargs: Any) -> Any:
-        level, overlay.at_user_level = overlay.at_user_level, True
-        try:
-            with mode:
-                return run(*args, **kwargs)
-        finally:
-            overlay.at_user_level = level
+    def at_user_level(function: Callable[..., Any]) -> Callable[..., Any]:
+        def run(*args: Any, **kwargs: Any) -> Any:
+            level, overlay.at_user_level = overlay.at_user_level, True
+            try:
+                with mode:
+                    return function(*args, **kwargs)
+            finally:
+                overlay.at_user_level = level
+
+        return run
+
+    def hooks_init(self: Any, pack_hook: Callable[..., Any], unpack_hook: Callable[..., Any]) -> None:
+        init(self, at_user_level(pack_hook), unpack_hook)
 
     for owner in (torch.autograd, torch.autograd.graph):
-        overlay.patch(owner, "_engine_run_backward", run_backward)
+        overlay.patch(owner, "_engine_run_backward", at_user_level(run))
+    hooks = torch.autograd.graph.saved_tensors_hooks
+    init = hooks.__init__
+    overlay.patch(hooks, "__init__", hooks_init)
 
 
 __all__ = ["CUDA", "DeviceNames", "install"]

@@ -41,7 +41,7 @@ class Overlay:
         self.at_user_level = True
         self.active = True
         self._stack = contextlib.ExitStack()
-        self._library = torch.library.Library("aten", "IMPL")  # noqa: TOR901
+        self._library = torch.library.Library("aten", "IMPL")  # type: ignore[no-untyped-call]
         self._stack.callback(self._library._destroy)
 
     @property
@@ -55,11 +55,11 @@ class Overlay:
         if (code, text) not in self.warnings:
             self.warnings.append((code, text))
 
-    def impl(self, name: str, function: Callable[..., Any], key: str = AUTOGRAD) -> None:
+    def impl(self, name: str, function: Callable[..., Any], key: str = AUTOGRAD, *, with_keyset: bool = False) -> None:
         """Replace the kernel of `aten::name` at a dispatch key until the overlay ends."""
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # "Overriding a previously registered kernel": that is the purpose
-            self._library.impl(name, function, key)
+            self._library.impl(name, function, key, with_keyset=with_keyset)  # type: ignore[no-untyped-call]
 
     def composite(self, name: str, function: Callable[..., Any]) -> None:
         """Replace a composite op where its first tensor is on the device; elsewhere it stays what it is."""

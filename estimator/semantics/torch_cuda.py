@@ -163,7 +163,7 @@ class NoEvent:
         return 0.0
 
 
-class nothing(contextlib.ContextDecorator):  # noqa: N801 - stands for torch.cuda.device and its like
+class nothing(contextlib.ContextDecorator):
     """A context that does nothing, whatever it is given."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None: ...
