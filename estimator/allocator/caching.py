@@ -72,7 +72,13 @@ class Allocator:
         return self._allowed_bytes
 
     def malloc(self, size_bytes: int, stream: int = 0) -> Block | None:
-        """Serve a request of 1 byte or more; None is PyTorch's OutOfMemoryError."""
+        """Serve a request; None is PyTorch's OutOfMemoryError.
+
+        Raises:
+            ValueError: the request is not of 1 byte or more; PyTorch does not ask its allocator for 0 bytes.
+        """
+        if size_bytes < 1:
+            raise ValueError(f"a request takes 1 byte or more, got {size_bytes}")
         if self._rounds_to_blocks:
             rounded = (size_bytes + MIN_BLOCK_SIZE - 1) // MIN_BLOCK_SIZE * MIN_BLOCK_SIZE
         else:

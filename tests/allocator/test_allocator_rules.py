@@ -1,0 +1,437 @@
+"""The allocator's rules one at a time, with the arithmetic beside each number."""
+
+import pytest
+
+from estimator.allocator import Allocator, AllocatorConfig, Replayer, layout, replay
+from estimator.allocator.policy import SizePolicy
+from estimator.errors import ConfigError
+from estimator.ledger import Event, Ledger
+from estimator.units import GIB, KIB, MIB
+
+pytestmark = pytest.mark.pure
+
+
+def config(text):
+    return AllocatorConfig.from_string(text)
+
+
+def taken(allocator):
+    return [event.size_bytes if event.is_growth else -event.size_bytes for event in allocator.log]
+
+
+def mib(size):
+    return int(size * MIB)
+
+
+@pytest.mark.parametrize(
+    ("request_bytes", "rounded"),
+    [(1, 512), (511, 512), (512, 512), (513, 1024), (MIB - 1, MIB), (MIB + 1, MIB + 512), (10 * MIB - 1, 10 * MIB)],
+)
+def test_requests_are_rounded_to_512_bytes(request_bytes, rounded):
+    assert SizePolicy(AllocatorConfig()).round(request_bytes) == rounded
+    allocator = Allocator()
+    block = allocator.malloc(request_bytes)
+    assert block.requested_bytes == request_bytes == allocator.requested_bytes
+    assert SizePolicy(AllocatorConfig()).round(block.size_bytes) == block.size_bytes
+
+
+@pytest.mark.parametrize(
+    ("size", "segment"),
+    [
+        (1, 2 * MIB),  # small pool
+        (MIB, 2 * MIB),  # still small
+        (MIB + 1, 20 * MIB),  # large pool, below 10 MiB
+        (10 * MIB - 512, 20 * MIB),
+        (10 * MIB, 10 * MIB),  # from here on to the next 2 MiB
+        (10 * MIB + 1, 12 * MIB),
+        (24 * MIB, 24 * MIB),
+    ],
+)
+def test_a_segment_is_sized_to_its_first_request(size, segment):
+    allocator = Allocator()
+    allocator.malloc(size)
+    assert taken(allocator) == [segment]
+
+
+def test_a_cached_block_is_not_split_for_less_than_a_mebibyte():
+    """20 MiB free, 19.2 MiB asked: 0.8 MiB rest is not above 1 MiB, so the block keeps it."""
+    allocator = Allocator()
+    allocator.free(allocator.malloc(mib(1.5)))
+    assert taken(allocator) == [20 * MIB]
+    block = allocator.malloc(mib(19.2))
+    assert taken(allocator) == [20 * MIB]
+    assert block.size_bytes == allocator.allocated_bytes == 20 * MIB
+    assert allocator.requested_bytes == mib(19.2)
+
+
+def test_a_new_segment_is_split_when_more_than_a_mebibyte_is_left():
+    """12.3 MiB in a 14 MiB segment: 1.7 MiB rest is above 1 MiB."""
+    allocator = Allocator()
+    block = allocator.malloc(mib(12.3))
+    assert taken(allocator) == [14 * MIB]
+    assert block.size_bytes == allocator.allocated_bytes == -(-mib(12.3) // 512) * 512
+
+
+def test_a_new_segment_is_not_split_when_a_mebibyte_or_less_is_left():
+    """11.5 MiB in a 12 MiB segment leaves 0.5; 11 MiB leaves exactly 1, which is not above 1 either."""
+    for size in (mib(11.5), 11 * MIB):
+        allocator = Allocator()
+        allocator.malloc(size)
+        assert taken(allocator) == [12 * MIB]
+        assert allocator.allocated_bytes == 12 * MIB
+
+
+def test_small_blocks_are_split_down_to_512_bytes():
+    allocator = Allocator()
+    for _ in range(2 * MIB // 512):
+        allocator.malloc(1)
+    assert taken(allocator) == [2 * MIB]
+    allocator.malloc(1)
+    assert taken(allocator) == [2 * MIB, 2 * MIB]
+
+
+def test_the_pool_is_chosen_by_the_rounded_size():
+    """1 MiB - 1 rounds to 1 MiB and is small; 1 MiB + 1 is large and does not go into the rest of the small segment."""
+    allocator = Allocator()
+    allocator.malloc(MIB - 1)
+    allocator.malloc(MIB + 1)
+    allocator.malloc(MIB)
+    assert taken(allocator) == [2 * MIB, 20 * MIB]
+
+
+def test_the_smallest_block_that_serves_is_taken():
+    allocator = Allocator()
+    blocks = [allocator.malloc(size * MIB) for size in (40, 30, 50)]
+    for block in blocks:
+        allocator.free(block)
+    assert allocator.malloc(29 * MIB).size_bytes == 30 * MIB  # 1 MiB rest: not split
+    assert allocator.malloc(41 * MIB).size_bytes == 41 * MIB  # of the 50: 9 MiB rest, split
+    assert taken(allocator) == [40 * MIB, 30 * MIB, 50 * MIB]
+
+
+def test_of_equal_blocks_the_lower_address_is_taken():
+    allocator = Allocator()
+    first, second = allocator.malloc(40 * MIB), allocator.malloc(40 * MIB)
+    lower = min(first.address, second.address)
+    allocator.free(first)
+    allocator.free(second)
+    assert allocator.malloc(40 * MIB).address == lower
+
+
+def test_free_neighbours_merge():
+    """Three blocks of 6 MiB in one 20 MiB segment; freed in any order they are one block of 20 again."""
+    for order in ((0, 1, 2), (1, 0, 2), (2, 0, 1), (0, 2, 1)):
+        allocator = Allocator()
+        blocks = [allocator.malloc(6 * MIB) for _ in range(3)]
+        assert len(layout(allocator)) == 4
+        for index in order:
+            allocator.free(blocks[index])
+        assert [(size, used) for _, size, used in layout(allocator)] == [(20 * MIB, False)]
+
+
+def test_a_block_is_reused_on_its_own_stream_only():
+    allocator = Allocator()
+    allocator.free(allocator.malloc(30 * MIB, stream=7))
+    allocator.malloc(30 * MIB, stream=3)
+    assert taken(allocator) == [30 * MIB, 30 * MIB]
+    allocator.malloc(30 * MIB, stream=7)
+    assert taken(allocator) == [30 * MIB, 30 * MIB]
+
+
+def test_a_refused_segment_gives_whole_free_segments_back_and_tries_again():
+    """Limit 100: 60 cached, then 70 asked. 60 + 70 > 100, so the 60 goes back, large pool first."""
+    allocator = Allocator(limit_bytes=100 * MIB)
+    small = allocator.malloc(KIB)
+    allocator.free(allocator.malloc(60 * MIB))
+    allocator.free(small)
+    assert allocator.malloc(70 * MIB).size_bytes == 70 * MIB
+    assert taken(allocator) == [2 * MIB, 60 * MIB, -60 * MIB, -2 * MIB, 70 * MIB]
+    assert (allocator.num_alloc_retries, allocator.num_ooms) == (1, 0)
+    assert allocator.peak_reserved_bytes == 70 * MIB
+
+
+def test_a_split_segment_cannot_be_given_back():
+    """20 MiB segment with 2 in use and 18 free; 90 more do not fit 100, and the 20 stay."""
+    allocator = Allocator(limit_bytes=100 * MIB)
+    allocator.malloc(2 * MIB)
+    assert allocator.malloc(90 * MIB) is None
+    assert taken(allocator) == [20 * MIB]
+    assert (allocator.num_alloc_retries, allocator.num_ooms) == (1, 1)
+
+
+def test_the_limit_may_be_filled_to_the_byte():
+    assert Allocator(limit_bytes=30 * MIB).malloc(30 * MIB) is not None
+    assert Allocator(limit_bytes=30 * MIB - 1).malloc(30 * MIB) is None
+
+
+def test_empty_cache_gives_whole_free_segments_back():
+    allocator = Allocator()
+    kept = allocator.malloc(3 * MIB)
+    allocator.free(allocator.malloc(64 * MIB))
+    allocator.empty_cache()
+    assert taken(allocator) == [20 * MIB, 64 * MIB, -64 * MIB]
+    assert (allocator.num_alloc_retries, allocator.reserved_bytes) == (0, 20 * MIB)
+    allocator.free(kept)
+
+
+def test_a_block_is_freed_once():
+    allocator = Allocator()
+    block = allocator.malloc(1)
+    allocator.free(block)
+    with pytest.raises(ValueError, match="not in use"):
+        allocator.free(block)
+
+
+def test_nothing_is_asked_for_zero_bytes():
+    with pytest.raises(ValueError, match="1 byte or more"):
+        Allocator().malloc(0)
+    result = replay(Ledger([Event(True, 0, 0), Event(False, 0, 0)]))
+    assert (result.peak_reserved_bytes, result.peak_event, result.segments) == (0, -1, ())
+
+
+class TestRoundup:
+    @pytest.mark.parametrize(
+        ("size", "rounded"),
+        [
+            (1200, 1536),  # 1200 <= 512 * 4: to 512 bytes
+            (2049, 2560),  # above: steps of 2048 / 4 = 512
+            (5 * MIB, 5 * MIB),  # 4 MiB to 8 MiB in steps of 1 MiB
+            (5 * MIB + 1, 6 * MIB),
+            (8 * MIB, 8 * MIB),  # powers of two stay
+            (100 * MIB, 112 * MIB),  # 64 + 3 * 16
+        ],
+    )
+    def test_four_divisions_between_powers_of_two(self, size, rounded):
+        assert SizePolicy(config("roundup_power2_divisions:4")).round(size) == rounded
+
+    def test_each_interval_has_its_own(self):
+        policy = SizePolicy(config("roundup_power2_divisions:[4:2,16:8,>:1]"))
+        assert policy.round(3 * MIB + 1) == 4 * MIB  # up to 8 MiB: halves, [2, 4) in steps of 1
+        assert policy.round(17 * MIB + 1) == 18 * MIB  # 16 to 32 MiB: eighths, steps of 2 MiB
+        assert policy.round(33 * MIB + 1) == 33 * MIB + 512  # above: off
+
+    def test_no_rounding_below_512_bytes(self):
+        assert SizePolicy(config("roundup_power2_divisions:16")).round(1) == 512
+
+
+class TestMaxSplitSize:
+    def test_large_blocks_stay_whole_for_large_requests(self):
+        """A 100 MiB block serves 90 MiB unsplit: 100 < 90 + 20. For 70 MiB it is too large."""
+        allocator = Allocator(config("max_split_size_mb:64"))
+        allocator.free(allocator.malloc(100 * MIB))
+        assert allocator.malloc(90 * MIB).size_bytes == 100 * MIB
+        other = Allocator(config("max_split_size_mb:64"))
+        other.free(other.malloc(100 * MIB))
+        assert other.malloc(70 * MIB).size_bytes == 70 * MIB
+        assert taken(other) == [100 * MIB, 70 * MIB]
+
+    def test_small_requests_leave_large_blocks_alone(self):
+        allocator = Allocator(config("max_split_size_mb:64"))
+        allocator.free(allocator.malloc(64 * MIB))
+        allocator.malloc(30 * MIB)
+        assert taken(allocator) == [64 * MIB, 30 * MIB]
+
+    def test_the_allowed_excess_can_be_set(self):
+        allocator = Allocator(config("max_split_size_mb:64,max_non_split_rounding_mb:40"))
+        allocator.free(allocator.malloc(100 * MIB))
+        assert allocator.malloc(70 * MIB).size_bytes == 100 * MIB  # 100 < 70 + 40
+
+    def test_only_as_much_is_given_back_as_is_needed(self):
+        """Limit 290, cached 80, 90 and 100; 135 asked, and no single block has that.
+
+        The largest go until 135 are released, 100 and 90; the 80 stays.
+        """
+        allocator = Allocator(config("max_split_size_mb:64"), limit_bytes=290 * MIB)
+        held = [allocator.malloc(size * MIB) for size in (80, 90, 100)]
+        for block in held:
+            allocator.free(block)
+        allocator.malloc(135 * MIB)
+        assert taken(allocator) == [80 * MIB, 90 * MIB, 100 * MIB, -100 * MIB, -90 * MIB, 136 * MIB]
+        assert allocator.num_alloc_retries == 0
+
+    def test_one_block_that_is_large_enough_goes_alone(self):
+        allocator = Allocator(config("max_split_size_mb:64"), limit_bytes=290 * MIB)
+        held = [allocator.malloc(size * MIB) for size in (80, 90, 120)]
+        for block in held:
+            allocator.free(block)
+        allocator.malloc(70 * MIB)
+        assert taken(allocator) == [80 * MIB, 90 * MIB, 120 * MIB]  # 80 serves 70: 80 < 70 + 20
+        allocator.malloc(66 * MIB)
+        # 90 >= 66 + 20, so a new segment is wanted; the smallest block of 66 or more is released for it.
+        assert taken(allocator)[3:] == [-90 * MIB, 66 * MIB]
+        assert allocator.num_alloc_retries == 0
+
+
+class TestFraction:
+    def test_what_may_be_reserved_is_a_part_of_the_device(self):
+        allocator = Allocator(config("per_process_memory_fraction:0.5"), total_bytes=200 * MIB)
+        assert allocator.allowed_bytes == 100 * MIB
+        assert allocator.malloc(100 * MIB) is not None
+        assert allocator.malloc(1) is None
+
+    def test_it_needs_the_device_memory(self):
+        with pytest.raises(ConfigError, match="total memory of the device"):
+            Allocator(config("per_process_memory_fraction:0.5"), 10 * GIB)
+
+    def test_a_fraction_of_one_is_no_limit(self):
+        assert Allocator(config("per_process_memory_fraction:1.0")).allowed_bytes is None
+
+
+class TestGarbageCollection:
+    SETTINGS = "garbage_collection_threshold:0.5,per_process_memory_fraction:0.5"
+
+    def test_what_is_older_than_the_mean_goes_first(self):
+        """Allowed 400, threshold 200; at 226 reserved a segment for 70 is wanted, 26 are too many.
+
+        Cached are 50 (freed 2 searches ago) and 60 (1 search ago); the mean age is 1.5, so the 50 alone goes.
+        """
+        allocator = Allocator(config(self.SETTINGS), total_bytes=800 * MIB)
+        older, younger, _ = (allocator.malloc(size * MIB) for size in (50, 60, 60))
+        allocator.free(older)
+        allocator.malloc(55 * MIB)
+        allocator.free(younger)
+        allocator.malloc(70 * MIB)
+        assert taken(allocator) == [50 * MIB, 60 * MIB, 60 * MIB, 56 * MIB, -50 * MIB, 70 * MIB]
+
+    def test_equal_ages_go_together(self):
+        allocator = Allocator(config(self.SETTINGS), total_bytes=400 * MIB)  # 200 allowed, 100 the threshold
+        old, young = allocator.malloc(50 * MIB), allocator.malloc(60 * MIB)  # searches 1, 2
+        allocator.free(old)  # born at 2
+        in_use = allocator.malloc(70 * MIB)  # search 3, reserved 110 > 100: collects the 50, then takes 70
+        assert taken(allocator) == [50 * MIB, 60 * MIB, -50 * MIB, 70 * MIB]
+        allocator.free(young)  # born at 3
+        allocator.free(in_use)  # born at 3
+        allocator.malloc(80 * MIB)  # search 4: both are 1 old, the mean; 130 reserved, 30 too many, both go
+        assert taken(allocator)[4:] == [-60 * MIB, -70 * MIB, 80 * MIB]
+
+    def test_nothing_is_collected_below_the_threshold(self):
+        allocator = Allocator(config(self.SETTINGS), total_bytes=400 * MIB)
+        allocator.free(allocator.malloc(50 * MIB))
+        allocator.malloc(60 * MIB)
+        assert taken(allocator) == [50 * MIB, 60 * MIB]
+
+    def test_it_is_off_without_a_fraction(self):
+        allocator = Allocator(config("garbage_collection_threshold:0.1"), limit_bytes=400 * MIB, total_bytes=400 * MIB)
+        allocator.free(allocator.malloc(150 * MIB))
+        allocator.malloc(160 * MIB)
+        assert taken(allocator) == [150 * MIB, 160 * MIB]
+
+
+class TestExpandableSegments:
+    def test_pages_are_mapped_as_they_are_needed(self):
+        """20 MiB pages: 30 MiB needs two, 12 more need one more (10 of 40 are left), small requests 2 MiB pages."""
+        allocator = Allocator(config("expandable_segments:True"))
+        allocator.malloc(30 * MIB)
+        allocator.malloc(12 * MIB)
+        allocator.malloc(1)
+        assert taken(allocator) == [40 * MIB, 20 * MIB, 2 * MIB]
+        assert {event.action for event in allocator.log} == {"segment_map"}
+
+    def test_blocks_are_split_down_to_512_bytes(self):
+        allocator = Allocator(config("expandable_segments:True"))
+        assert allocator.malloc(mib(19.2)).size_bytes == -(-mib(19.2) // 512) * 512
+
+    def test_whole_pages_of_free_blocks_are_given_back(self):
+        """100 MiB mapped, 30 in use at the front, 70 free: pages from 40 on are whole, 60 go back, then 80 fit 120."""
+        allocator = Allocator(config("expandable_segments:True"), limit_bytes=120 * MIB)
+        front = allocator.malloc(30 * MIB)
+        allocator.free(allocator.malloc(70 * MIB))
+        allocator.empty_cache()
+        assert taken(allocator) == [40 * MIB, 60 * MIB, -60 * MIB]
+        assert allocator.malloc(90 * MIB).address == front.address + 30 * MIB
+        assert taken(allocator)[3:] == [80 * MIB]
+
+    def test_a_range_that_is_wholly_unmapped_is_gone(self):
+        allocator = Allocator(config("expandable_segments:True"), limit_bytes=GIB)
+        allocator.free(allocator.malloc(30 * MIB))
+        allocator.empty_cache()
+        assert allocator.reserved_bytes == 0
+        assert layout(allocator) == ()
+
+    def test_the_limit_is_held_page_by_page(self):
+        """30 MiB left of 50 after a 20 MiB page: 25 MiB more need two pages, 10 fit the one."""
+        allocator = Allocator(config("expandable_segments:True"), limit_bytes=50 * MIB)
+        allocator.malloc(20 * MIB)
+        assert allocator.malloc(25 * MIB) is None
+        assert allocator.malloc(10 * MIB) is not None
+        assert allocator.reserved_bytes == 40 * MIB
+
+    def test_large_pages_follow_the_setting(self):
+        allocator = Allocator(config("expandable_segments:True,large_segment_size_mb:12"))
+        allocator.malloc(30 * MIB)
+        assert taken(allocator) == [36 * MIB]
+
+
+def test_the_large_segment_size_can_be_set():
+    allocator = Allocator(config("large_segment_size_mb:48"))
+    allocator.malloc(2 * MIB)
+    allocator.malloc(10 * MIB)
+    assert taken(allocator) == [48 * MIB]
+
+
+class TestReplay:
+    LEDGER = Ledger(
+        [
+            Event(True, 0, 30 * MIB),
+            Event(True, 1, 100),
+            Event(True, 2, 50 * MIB),
+            Event(False, 2, 50 * MIB),
+            Event(True, 3, 40 * MIB),
+        ],
+        [("model", 0), ("step0.forward", 2)],
+    )
+
+    def test_levels_at_the_peaks(self):
+        result = replay(self.LEDGER)
+        assert result.peak_event == 2
+        assert result.peak_requested_bytes == 80 * MIB + 100
+        assert result.peak_allocated_bytes == 80 * MIB + 512
+        assert result.peak_reserved_bytes == 82 * MIB == sum(result.segments)
+        assert result.at_allocated_peak.rounding_bytes == 412
+        assert result.at_allocated_peak.fragmentation_bytes == 2 * MIB - 512
+        assert result.at_reserved_peak.event == 2
+        assert result.at_end.event == 4
+        assert result.phase_peaks == {"model": 30 * MIB + 512, "step0.forward": 80 * MIB + 512}
+        assert (result.fits, result.first_retry) == (True, None)
+
+    def test_it_stops_where_memory_runs_out(self):
+        result = replay(self.LEDGER, limit_bytes=60 * MIB)
+        assert result.oom is not None
+        assert (result.oom.event, result.oom.size_bytes, result.oom.phase) == (2, 50 * MIB, "step0.forward")
+        assert result.peak_reserved_bytes == 32 * MIB
+        assert (result.num_alloc_retries, result.num_ooms, result.first_retry) == (1, 1, 2)
+        assert not result.fits
+
+    def test_it_goes_on_where_the_program_did(self):
+        """The failed block's free is passed over."""
+        result = replay(self.LEDGER, limit_bytes=80 * MIB, may_fail={2})
+        assert (result.oom, result.num_ooms) == (None, 1)
+        assert result.at_end.requested_bytes == 70 * MIB + 100
+
+    def test_a_part_can_be_played_until_the_state_is_steady(self):
+        """A step that frees what it allocates: its second round takes nothing new and leaves the same layout."""
+        step = [Event(True, 1, 30 * MIB), Event(True, 2, 7), Event(False, 1, 30 * MIB), Event(False, 2, 7)]
+        ledger = Ledger([Event(True, 0, 5 * MIB), *step])
+        player = Replayer(Allocator())
+        player.play(ledger, 0, 1)
+        layouts = []
+        for _ in range(3):
+            assert player.play(ledger, 1) is None
+            layouts.append(layout(player.allocator))
+        assert layouts[0] == layouts[1] == layouts[2]
+        assert player.result().segments == (20 * MIB, 30 * MIB, 2 * MIB)
+
+    @pytest.mark.parametrize(
+        "events", [[Event(False, 0, 8)], [Event(True, 0, 8), Event(True, 0, 8)]], ids=["free", "alloc"]
+    )
+    def test_a_ledger_that_contradicts_itself_is_refused(self, events):
+        with pytest.raises(ValueError, match="live"):
+            replay(Ledger(events))
+
+    def test_the_order_of_addresses_is_checked(self):
+        with pytest.raises(ConfigError, match="order of addresses"):
+            replay(Ledger(), addresses="random")
+
+    def test_an_empty_ledger(self):
+        result = replay(Ledger())
+        assert (result.peak_allocated_bytes, result.peak_event, result.segments, result.fits) == (0, -1, (), True)
