@@ -34,7 +34,6 @@ Source: `OptimizerNames` in transformers/training_args.py, 4.57; "Optimizer Para
 _PAGED = "the optimizer's state is paged to host memory as needed; here it is counted on the device"
 _TRAINER_KEYS = {
     "per_device_train_batch_size",
-    "gradient_accumulation_steps",
     "output_dir",
     "optim",
     "max_grad_norm",
@@ -57,10 +56,10 @@ def options_from_file(path: str | Path) -> JobOptions:
     """
     file = Path(path).expanduser()
     fields = _read(file)
-    if _TRAINER_KEYS & fields.keys():
-        return _training_arguments(fields, file)
     if _DEEPSPEED_KEYS & fields.keys():
         return _deepspeed(fields, file)
+    if _TRAINER_KEYS & fields.keys():
+        return _training_arguments(fields, file)
     raise SourceError(
         "the file is neither a set of TrainingArguments nor a DeepSpeed configuration",
         got=", ".join(map(str, list(fields)[:6])) or "nothing",

@@ -125,7 +125,7 @@ def positions(kind: type, text: Any) -> tuple[int | None, str]:
         if isinstance(most, int) and most > 1:
             # RoBERTa and its kin count positions from the padding id on.
             offset = text.pad_token_id + 1 if _counts_from_padding(kind) and text.pad_token_id is not None else 0
-            return most - offset, name
+            return most - offset, getattr(text, "attribute_map", {}).get(name, name)
     return None, ""
 
 

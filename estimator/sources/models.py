@@ -10,16 +10,16 @@ from torch import nn
 
 from estimator.errors import SourceError
 from estimator.job import TrainingJob
-from estimator.sources.options import JobOptions
+from estimator.sources.options import BUILD_FIELDS, RUN_FIELDS, JobOptions
 
 _GIVE = "job = estimator.TrainingJob(model=NAME, batch=lambda n: ..., loss=lambda model, batch: ..., optimizer=...)"
 
 
-def job_of_model(value: Any, options: JobOptions, spec: str, folder: Path) -> TrainingJob | None:
+def job_of_model(value: Any, options: JobOptions, spec: str, folder: Path) -> tuple[TrainingJob, frozenset[str]] | None:
     """Make a job of a module, a class of modules, or a pair of a LightningModule and its data.
 
     Returns:
-        None where the value is none of these.
+        The job and the options that were followed in making it; None where the value is none of these.
 
     Raises:
         SourceError: it is a model, but its batch or loss cannot be known; what to give is named.
@@ -32,18 +32,20 @@ def job_of_model(value: Any, options: JobOptions, spec: str, folder: Path) -> Tr
         from estimator.sources.lightning import lightning_job
 
         _check_constructor(model, spec)
-        return lightning_job(model, data, options, name=spec, folder=folder)
+        return lightning_job(model, data, options, name=spec, folder=folder), frozenset()
     if data is not None:
         raise _not_enough(kind, spec)
+    # Checkpointing, adapters and freezing are laid over the job by whoever asked for it.
+    options, followed = JobOptions(**options.given(*BUILD_FIELDS, *RUN_FIELDS)), frozenset(BUILD_FIELDS)
     if is_from(kind, ("transformers",), "PreTrainedModel"):
         from estimator.sources.huggingface import job_of_class
 
         config = kind.config_class() if isinstance(model, type) else model.config  # type: ignore[attr-defined]
-        return job_of_class(kind, config, options, name=spec)
+        return job_of_class(kind, config, options, name=spec), followed
     if not isinstance(model, type) and isinstance(getattr(model, "pretrained_cfg", None), dict):
         from estimator.sources.timm import job_of_module
 
-        return job_of_module(model, options, name=spec)
+        return job_of_module(model, options, name=spec), followed
     _check_constructor(model, spec)
     raise _not_enough(kind, spec)
 

@@ -38,10 +38,10 @@ def load(spec: str, options: JobOptions) -> TrainingJob:
     with home.entered():
         value = _attribute(module, attribute, place)
         made, taken = _called(value, options, f"{place}:{attribute}", home.folder)
-        job = _as_job(made, options, f"{place}:{attribute}", home.folder)
+        job, followed = _as_job(made, options, f"{place}:{attribute}", home.folder)
     from estimator.sources.edits import edited
 
-    _refuse_untaken(options, taken, value, f"{place}:{attribute}")
+    _refuse_untaken(options, taken | followed, value, f"{place}:{attribute}")
     return edited(home.wrap(job), options, done=taken)
 
 
@@ -163,15 +163,16 @@ def _called(value: Any, options: JobOptions, spec: str, folder: Path) -> tuple[A
     return called(value, f"calling {spec}", folder, **given), frozenset(given)
 
 
-def _as_job(value: Any, options: JobOptions, spec: str, folder: Path) -> TrainingJob:
+def _as_job(value: Any, options: JobOptions, spec: str, folder: Path) -> tuple[TrainingJob, frozenset[str]]:
+    """The job, and the options that were followed in making it."""
     if isinstance(value, TrainingJob):
-        return value if value.name != "job" else value.with_(name=spec)
+        return (value if value.name != "job" else value.with_(name=spec)), frozenset()
     if "torch" in sys.modules:
         from estimator.sources.models import job_of_model
 
-        job = job_of_model(value, options, spec, folder)
-        if job is not None:
-            return job
+        found = job_of_model(value, options, spec, folder)
+        if found is not None:
+            return found
     raise SourceError(
         f"{spec} is no training job",
         got=f"{type(value).__name__}" if value is not None else "None (a missing return?)",

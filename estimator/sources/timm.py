@@ -50,6 +50,8 @@ def load(name: str, options: JobOptions) -> TrainingJob:
 
 def job_of_module(model: nn.Module, options: JobOptions, name: str) -> TrainingJob:
     """Make the job of a live timm model."""
+    if unused := options.given("sequence_length", "task", "attn", "frames", "num_classes"):
+        raise SourceError(f"a timm model that is made already takes no {', '.join(unused)}", got=name)
     config: dict[str, Any] = dict(model.pretrained_cfg)  # type: ignore[arg-type]
     config["num_classes"] = getattr(model, "num_classes", config.get("num_classes", 1000))
     return _job(model, config, options, name)
