@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from estimator.device import DeviceProfile, Target
-from estimator.errors import FitError
+from estimator.errors import CannotPredictError, DataDependentError, FitError, MissingKernelError
 from estimator.evaluate import Evaluator
 from estimator.fit import MemoryModel, compare, fit, unlike_steps
 from estimator.job import TrainingJob
@@ -75,7 +75,13 @@ def estimate(
         deterministic=job.deterministic,
     )  # fmt: skip
     run = _Run(job, target, clock, say, isolate, time_limit_seconds, alloc_conf if alloc_conf is not None else job.alloc_conf)
-    return run.answer()
+    try:
+        return run.answer()
+    except (DataDependentError, MissingKernelError) as error:
+        if not allow_real_run:
+            raise
+        run.use_real_run(error)
+        return run.answer()
 
 
 class _Clock:
@@ -99,7 +105,17 @@ class _Run:
     ) -> None:
         self.job, self.target, self.clock, self.say = job, target, clock, say
         self.isolate, self.limit, self.conf = isolate, limit, conf
+        self.real_run = False
         self.warnings: list[Warning] = [Warning(code="job", message=note) for note in job.notes]
+
+    def use_real_run(self, error: CannotPredictError) -> None:
+        """Trace from now on with values read in a tiny real run on this machine's CPU, and say so in the answer."""
+        self.real_run = True
+        self.say("running a few samples for real on the CPU")
+        self._warn(
+            "real-run",
+            f"{error.what} ({error.got}; {error.where}): values were taken from a real run on the CPU with a few samples, so the answer holds only as far as other data lead the same way",
+        )  # fmt: skip
 
     # ------------------------------------------------------------ stages
 
@@ -110,7 +126,7 @@ class _Run:
 
         semantics = _semantics_of(self.target)
         counts = steps or [SHORT_STEPS] * len(sizes)
-        tasks = [partial(trace, self.job, self.target, n, semantics, count) for n, count in zip(sizes, counts, strict=True)]
+        tasks = [partial(trace, self.job, self.target, n, semantics, count, self.real_run) for n, count in zip(sizes, counts, strict=True)]
         self.say(f"tracing batch {' and '.join(map(str, sizes))}")
         with self.clock.stage("trace"):
             if self.isolate or (self.isolate is None and can_isolate()):
@@ -187,7 +203,7 @@ class _Run:
         solution = self.solve(evaluator, "high")
         for _ in range(ROUNDS):
             n = max(1, solution.largest)
-            if solution.unlimited or n in evaluator.model.calibration_sizes:
+            if solution.unlimited or self.real_run or n in evaluator.model.calibration_sizes:
                 return evaluator, solution
             seen = self.trace(n)[0]
             residual = _residual(evaluator.model, seen)
@@ -230,8 +246,10 @@ def _residual(model: MemoryModel, seen: StepGraph) -> int | None:
 
 
 def _semantics_of(target: Target) -> Any:
-    if target.device.kind != "cuda":
-        return None
+    if target.device.kind == "cpu":
+        from estimator.semantics.cpu import cpu_semantics
+
+        return cpu_semantics
     from estimator.semantics.cuda import cuda_semantics
 
     return cuda_semantics

@@ -216,3 +216,20 @@ def test_the_graph_is_drawn_with_fx() -> None:
     nodes = [n for n in graph.nodes if n.op == "call_function"]
     assert {n.meta["phase"] for n in nodes} >= {"step0.forward", "step0.backward", "step0.optimizer"}
     assert sum(sum(n.meta["born"].values()) for n in nodes) > 0
+
+
+def test_a_real_run_tells_what_the_step_reads_only_when_allowed() -> None:
+    graph = trace(job(model=ReadsItem), CPU, 4, steps=2, allow_real_run=True)
+    assert any(op.name == "aten.addmm.default" for op in graph.ops)
+
+
+def test_a_real_run_tells_the_results_of_an_op_without_a_fake_kernel() -> None:
+    library = torch.library.Library("estimator_tests", "FRAGMENT")
+    library.define("halves(Tensor x) -> Tensor")
+    library.impl("halves", lambda x: x[: x.shape[0] // 2].clone(), "CPU")
+
+    def loss(model: nn.Module, batch: Any) -> Any:
+        return model(torch.ops.estimator_tests.halves(batch[0])).mean()
+
+    graph = trace(job(loss=loss), CPU, 4, steps=1, allow_real_run=True)
+    assert next(op for op in graph.ops if op.name == "aten.addmm.default").outputs[0].shape == (2, 32)

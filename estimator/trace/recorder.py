@@ -8,7 +8,12 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
+from torch._subclasses.fake_tensor import (
+    DynamicOutputShapeException,
+    FakeTensor,
+    FakeTensorMode,
+    UnsupportedOperatorException,
+)
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from estimator.errors import DataDependentError
@@ -38,8 +43,8 @@ class Recorder(TorchDispatchMode):
         self.values = Follower(host_is_apart=not whole_host)
         self.phase = ""
         self.recording = True
-        self.on_unknown: Callable[[Any, tuple[Any, ...]], Any] | None = None
-        """Asked for a value that no rule knows; returns None where it does not know either."""
+        self.on_unknown: Callable[[Any], Any] | None = None
+        """Asked for the result of an op that reads values, or has no fake kernel; None where it does not know."""
         self.on_backward: Callable[[], None] | None = None
         """Told of each op that autograd's backward pass runs."""
         self._fake_mode = fake_mode
@@ -158,15 +163,21 @@ class Recorder(TorchDispatchMode):
 
     def _run(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         if func in READERS:
+            told = None if self.on_unknown is None else self.on_unknown(func)
             real = self.values.read(func, args, kwargs)
-            if real is None and self.on_unknown is not None:
-                real = self.on_unknown(func, args)
-            if real is not None:
-                return self._fake_like(real, args)
-            raise DataDependentError(f"the step reads values that only a real run has: {func}", got=str(func))
+            real = told if real is None else real
+            if real is None:
+                raise DataDependentError(f"the step reads values that only a real run has: {func}", got=str(func))
+            return self._fake_like(real, args)
         out = run_on_lists(func, args, self._fake_mode)
         if out is NOT_DONE:
-            out = func(*args, **kwargs)
+            try:
+                out = func(*args, **kwargs)
+            except (UnsupportedOperatorException, DynamicOutputShapeException, NotImplementedError):
+                told = None if self.on_unknown is None else self.on_unknown(func)
+                if told is None:
+                    raise
+                return self._fake_like(told, args)
         self.values.follow(func, args, kwargs, out)
         return out
 

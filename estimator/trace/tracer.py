@@ -29,10 +29,22 @@ Semantics = Callable[[Target], contextlib.AbstractContextManager[Any]]
 
 STEPS = 3
 """Steps that are traced: state appears in the first, the second frees what the first left, the third repeats."""
+REAL_RUN_LIMIT_COUNT = 8
+"""Most samples of a real run: enough for the calibration batches, small enough for any machine."""
 
 
-def trace(job: TrainingJob, target: Target, batch_size: int, semantics: Semantics | None = None, steps: int = STEPS) -> StepGraph:
+def trace(
+    job: TrainingJob,
+    target: Target,
+    batch_size: int,
+    semantics: Semantics | None = None,
+    steps: int = STEPS,
+    allow_real_run: bool = False,
+) -> StepGraph:
     """Run the job's step on tensors without data and record it.
+
+    With `allow_real_run` the step is first run on real tensors on the CPU, at `REAL_RUN_LIMIT_COUNT` samples or
+    fewer, and what it reads there is taken for what it reads here.
 
     The user's model, its training mode, the random state and torch's defaults are as before afterwards.
 
@@ -44,6 +56,10 @@ def trace(job: TrainingJob, target: Target, batch_size: int, semantics: Semantic
     mode = FakeTensorMode(allow_non_fake_inputs=True)
     paths = ModulePaths()
     recorder = Recorder(graph, mode, paths, whole_host=target.device.kind == "cpu")
+    if allow_real_run:
+        from estimator.trace.reads import record_reads
+
+        recorder.on_unknown = record_reads(job, min(batch_size, REAL_RUN_LIMIT_COUNT), steps).next_at
     with contextlib.ExitStack() as stack:
         stack.enter_context(_undisturbed())
         stack.enter_context(explained(graph))
