@@ -24,6 +24,7 @@ def slow_work(stream: StringIO, monkeypatch: pytest.MonkeyPatch, *, quiet: bool 
     """Two stages, each longer than the (shortened) silence."""
     monkeypatch.setattr(progress, "QUIET_SECONDS", 0.05)
     monkeypatch.setattr(progress, "LINE_SECONDS", 0.05)
+    monkeypatch.setattr(progress, "REFRESH_SECONDS", 0.05)
     with Progress(stream, quiet=quiet) as report:
         report("tracing [red]x\n\x1b[2J")
         time.sleep(0.15)

@@ -141,6 +141,14 @@ def test_fits_the_width_of_a_terminal(width: int) -> None:
     assert "a word end [conv1]" in " ".join(text.split())
 
 
+def test_a_narrow_terminal_loses_nothing() -> None:
+    """Text is folded, numbers are whole: no figure of the wide report is missing in the narrow one."""
+    figures = re.compile(r"[\d,.]+ (?:[KMGT]i)?B|[\d,]{5,}")
+    wide, narrow = (report(made_up_estimate(), verbose=True, width=width) for width in (120, 40))
+    assert len(figures.findall(wide)) > 50
+    assert set(figures.findall(" ".join(wide.split()))) == set(figures.findall(" ".join(narrow.split())))
+
+
 def test_in_a_pipe_a_fact_is_one_line() -> None:
     """`grep conv-workspace` finds the whole warning; nothing is coloured or folded."""
     text = report(made_up_estimate())

@@ -12,10 +12,12 @@ import sys
 import textwrap
 from collections.abc import Iterable, Sequence
 from io import StringIO
-from typing import TextIO
+from typing import Literal, TextIO
 
 _PIPE_WIDTH = 100_000
 """Columns of a page nobody sees the edge of: no table is ever folded in a pipe."""
+_LEAST_TEXT_WIDTH = 12
+"""Columns that a folded text of a table keeps."""
 
 
 def printable(text: str) -> str:
@@ -38,7 +40,7 @@ class Page:
         self._out = StringIO()
         self._console = Console(
             file=self._out,
-            width=self.width,
+            width=_PIPE_WIDTH,  # lines are wrapped here, tables are given their width
             force_terminal=self.is_terminal,
             markup=False,
             emoji=False,
@@ -71,21 +73,26 @@ class Page:
             self._print(self._wrap(value.replace("\n", " "), first, " " * (indent + column)))
 
     def table(self, columns: Sequence[tuple[str, bool]], rows: Iterable[Sequence[str]], *, totals: int = 0) -> None:
-        """A table of `columns` (title, whether numbers stand in it); a rule is drawn above the last `totals` rows."""
+        """A table of `columns` (title, whether numbers stand in it); a rule is drawn above the last `totals` rows.
+
+        Text is folded where the page is narrow. Numbers never are: a page narrower than they are is overrun.
+        """
+        from rich.padding import Padding
         from rich.table import Table
 
-        rows = [[printable(cell) for cell in row] for row in rows]
+        lines = [[printable(cell) for cell in row] for row in rows]
+        widths = [max(map(len, column)) for column in zip([title for title, _ in columns], *lines, strict=True)]
+        if totals:
+            lines.insert(len(lines) - totals, ["-" * width for width in widths])
         table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim" if self.is_terminal else "")
-        for number, (title, is_number) in enumerate(columns):
-            table.add_column(title, justify="right" if is_number else "left", no_wrap=is_number, overflow="fold")
-            if totals and rows and number == 0:
-                table.columns[0].min_width = max(len(row[0]) for row in rows)
-        widths = [max(len(row[i]) for row in [[title for title, _ in columns], *rows]) for i in range(len(columns))]
-        for number, row in enumerate(rows):
-            if totals and number == len(rows) - totals:
-                table.add_row(*("-" * width for width in widths))
-            table.add_row(*row)
-        self._console.print(_indented(table))
+        for (title, is_number), width in zip(columns, widths, strict=True):
+            least = width if is_number else min(width, _LEAST_TEXT_WIDTH)
+            justify: Literal["left", "right"] = "right" if is_number else "left"
+            table.add_column(title, justify=justify, no_wrap=is_number, overflow="fold", min_width=least)
+        for line in lines:
+            table.add_row(*line)
+        least_width = 2 + sum((column.min_width or 0) + 2 for column in table.columns)
+        self._console.print(Padding(table, (0, 0, 0, 2), expand=False), width=max(self.width, least_width), crop=False)
 
     def _wrap(self, text: str, first: str, rest: str) -> str:
         if self.width >= _PIPE_WIDTH:
@@ -106,12 +113,6 @@ class Page:
 
     def _print(self, text: str, *, style: str | None = None) -> None:
         self._console.print(text, style=style, soft_wrap=True)
-
-
-def _indented(renderable: object) -> object:
-    from rich.padding import Padding
-
-    return Padding(renderable, (0, 0, 0, 2), expand=False)  # type: ignore[arg-type]
 
 
 def write_out(text: str, stream: TextIO | None = None) -> None:

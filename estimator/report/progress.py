@@ -16,6 +16,8 @@ LINE_SECONDS = 5.0
 """Where stderr is no terminal, a line at most this often, so that a log stays short..."""
 SAME_LINE_SECONDS = 30.0
 """...and the same stage again only after this, as a sign of life."""
+REFRESH_SECONDS = 0.25
+"""How often a terminal's status line is drawn anew."""
 
 
 class Progress:
@@ -39,7 +41,12 @@ class Progress:
     def __enter__(self) -> Progress:
         self._start = time.monotonic()
         if not self._quiet:
-            show = self._status if self._stream.isatty() else self._lines
+            show = self._lines
+            if self._stream.isatty():
+                # Here and not in the thread: a fork during an import would leave the import's lock taken in the child.
+                import rich.status  # noqa: F401
+
+                show = self._status
             self._thread = threading.Thread(target=show, name="progress", daemon=True)
             self._thread.start()
         return self
@@ -70,11 +77,11 @@ class Progress:
         from rich.console import Console
 
         console: Any = Console(file=self._stream, markup=False, highlight=False, emoji=False)
-        with console.status("") as status:
+        with console.status("", refresh_per_second=1 / REFRESH_SECONDS) as status:
             while True:
                 seconds = time.monotonic() - self._start
                 status.update(_plain(f"{self._text or 'working'} ({seconds:.0f} s)"))
-                if self._left.wait(0.2):
+                if self._left.wait(REFRESH_SECONDS):
                     return
 
 
