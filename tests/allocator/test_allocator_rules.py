@@ -225,6 +225,15 @@ class TestMaxSplitSize:
         assert other.malloc(70 * MIB).size_bytes == 70 * MIB
         assert taken(other) == [100 * MIB, 70 * MIB]
 
+    def test_the_excess_is_below_twenty_mebibytes(self):
+        """110 for 90 would waste exactly 20: refused. 108 for 90 wastes 18."""
+        allocator = Allocator(config("max_split_size_mb:64"))
+        allocator.free(allocator.malloc(110 * MIB))
+        assert allocator.malloc(90 * MIB).size_bytes == 90 * MIB
+        allocator.free(allocator.malloc(108 * MIB))
+        assert taken(allocator) == [110 * MIB, 90 * MIB]  # 110 serves 108
+        assert allocator.malloc(92 * MIB).size_bytes == 110 * MIB
+
     def test_small_requests_leave_large_blocks_alone(self):
         allocator = Allocator(config("max_split_size_mb:64"))
         allocator.free(allocator.malloc(64 * MIB))
@@ -268,6 +277,21 @@ class TestFraction:
         assert allocator.allowed_bytes == 100 * MIB
         assert allocator.malloc(100 * MIB) is not None
         assert allocator.malloc(1) is None
+
+    def test_the_segment_is_held_against_it_not_the_request(self):
+        """90 of 100 reserved; 2 MiB would come in a segment of 20."""
+        allocator = Allocator(config("per_process_memory_fraction:0.5"), total_bytes=200 * MIB)
+        allocator.malloc(90 * MIB)
+        assert allocator.malloc(2 * MIB) is None
+
+    def test_pages_may_pass_it(self):
+        """80 of 95 reserved; 12 MiB more are held against it as a segment of 12, but mapped as a page of 20."""
+        settings = config("per_process_memory_fraction:0.5,expandable_segments:True")
+        allocator = Allocator(settings, total_bytes=190 * MIB)
+        allocator.malloc(80 * MIB)
+        assert allocator.allowed_bytes == 95 * MIB
+        assert allocator.malloc(12 * MIB) is not None
+        assert allocator.reserved_bytes == 100 * MIB
 
     def test_it_needs_the_device_memory(self):
         with pytest.raises(ConfigError, match="total memory of the device"):
@@ -393,6 +417,12 @@ class TestReplay:
         assert result.at_end.event == 4
         assert result.phase_peaks == {"model": 30 * MIB + 512, "step0.forward": 80 * MIB + 512}
         assert (result.fits, result.first_retry) == (True, None)
+
+    def test_the_peak_is_where_it_was_first_reached(self):
+        again = [Event(False, 3, 40 * MIB), Event(True, 4, 50 * MIB)]
+        result = replay(Ledger([*self.LEDGER.events, *again]))
+        assert result.at_end.allocated_bytes == result.peak_allocated_bytes
+        assert result.peak_event == 2
 
     def test_it_stops_where_memory_runs_out(self):
         result = replay(self.LEDGER, limit_bytes=60 * MIB)
