@@ -10,7 +10,7 @@ from made_up import made_up_batch, made_up_estimate
 
 from estimator.report.page import Page, printable, write_out
 from estimator.report.text import write_estimate
-from estimator.result import CATEGORIES, BatchEstimate, CategoryLine, Estimate, ModuleBytes, Warning
+from estimator.result import CATEGORIES, BatchEstimate, CategoryLine, Estimate, Interval, ModuleBytes, Warning
 
 pytestmark = pytest.mark.pure
 
@@ -122,6 +122,14 @@ def test_place_is_said_once() -> None:
     """Where the next batch runs out is not repeated where `limited by` names it already."""
     limited = f"batch 9 runs out in {made_up_estimate().next.oom_at}"
     assert report(made_up_estimate(limited_by=limited)).count("aten.mm.default") == 1
+
+
+def test_how_much_is_missing() -> None:
+    """A batch that misses by a hair says by how much: rounded figures would look the same."""
+    capacity = made_up_estimate().device.capacity_bytes
+    interval = Interval(low_bytes=capacity, high_bytes=capacity + 2048)
+    near = made_up_batch(9, fits=False, device_bytes=capacity, device_interval=interval)
+    assert "needs 4.00 GiB of 4.00 GiB, 2.00 KiB more than there is" in report(made_up_estimate(next=near))
 
 
 def test_cpu_words() -> None:

@@ -104,9 +104,11 @@ def _verdict(batch: BatchEstimate, said: str = "") -> str:
     size, capacity = format_bytes(batch.device_bytes), format_bytes(batch.capacity_bytes)
     if batch.fits:
         return f"fits: {size} of {capacity}, {format_bytes(batch.headroom_bytes)} left"
+    high = batch.device_interval.high_bytes
+    needs = f"{size} (high end: {format_bytes(high)})" if format_bytes(high) != size else size
+    short = f", {format_bytes(high - batch.capacity_bytes)} more than there is" if high > batch.capacity_bytes else ""
     place = f"; runs out at {batch.oom_at}" if batch.oom_at and batch.oom_at not in said else ""
-    high = format_bytes(batch.device_interval.high_bytes)
-    return f"does not fit: needs {size}{f' (high end: {high})' if high != size else ''} of {capacity}{place}"
+    return f"does not fit: needs {needs} of {capacity}{short}{place}"
 
 
 def _memory(page: Page, estimate: Estimate, batch: BatchEstimate, *, with_notes: bool) -> None:
