@@ -47,6 +47,7 @@ def replay_report(path: str | Path, limit_bytes: int | None = None, alloc_conf: 
         "limit_bytes": limit,
         "alloc_conf": settings,
         "event_count": len(history.ledger.events),
+        "late_free_count": history.late_free_count,
         "recorded": _compared(history, result, changes),
     }
 

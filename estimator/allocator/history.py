@@ -37,6 +37,8 @@ class History:
     a replay makes the same attempt; `caught` names those the program went on after. `rows` and `streams` give for each
     event of the ledger its row in the recording and its stream. `segments` is what the real allocator took from CUDA
     (positive) and gave back (negative). `recorded` holds the recording's own numbers, by our names.
+    `late_free_count` counts blocks that stayed unusable after their free because another stream used them
+    (`record_stream`): a replay reuses them at once, so it may need less than the recording.
     """
 
     path: str
@@ -49,6 +51,7 @@ class History:
     settings: str = ""
     limit_bytes: int | None = None
     total_bytes: int | None = None
+    late_free_count: int = 0
 
 
 class _Row(NamedTuple):
@@ -103,10 +106,10 @@ def _ours(content: dict[str, Any], where: str) -> History:
     rows = [_Row(names[action], size, address, 0) for action, size, address in content["events"]]
     begins = [0, *(end for _, end in content.get("phase_ends", ()))]
     phases = [(name, begin) for (name, _), begin in zip(content.get("phase_ends", ()), begins, strict=False)]
-    if content.get("streams", 1) != 1:
+    if (streams := content.get("streams", 1)) != 1:
         raise ConfigError(
-            "a recording of several streams that does not name them", got=f"{content['streams']} streams", allowed="one",
-            where=where, hint="record PyTorch's own memory snapshot, which names the stream of each event",
+            "a recording of several streams that does not name them", got=f"{streams} streams", allowed="one",
+            where=where, hint="record PyTorch's own memory snapshot: it names the stream of each event",
         )  # fmt: skip
     reader = _Reader(where, rows, phases)
     recorded = reader.added_up()
@@ -117,8 +120,8 @@ def _ours(content: dict[str, Any], where: str) -> History:
 
 
 def _pytorchs(content: dict[str, Any] | list[Any], where: str) -> History:
-    settings = ""
     entries: list[Any] | None
+    settings = ""
     if isinstance(content, dict):
         known = content.get("allocator_settings") or {}
         settings = known.get("PYTORCH_ALLOC_CONF") or known.get("PYTORCH_CUDA_ALLOC_CONF") or ""
@@ -128,6 +131,11 @@ def _pytorchs(content: dict[str, Any] | list[Any], where: str) -> History:
     if entries is None:
         got = "a list" if isinstance(content, list) else f"keys {', '.join(map(str, content))}"
         raise _not_a_history(where, got)
+    if any(tuple(e.get("pool_id", (0, 0))) != (0, 0) for e in entries):
+        raise ConfigError(
+            "a history with private memory pools", got="events with a pool_id", allowed="the default pool",
+            where=where, hint="record without CUDA graphs and torch.cuda.MemPool",
+        )  # fmt: skip
     # Source: torch/csrc/cuda/Module.cpp, _cuda_memorySnapshot: an oom has device_free in the place of addr.
     rows = [
         _Row(e["action"], e["size"], e["addr"] if "addr" in e else e["device_free"], e.get("stream", 0))
@@ -191,6 +199,7 @@ class _Reader:
         self.events: list[Event] = []
         self.of_event: list[int] = []
         self.ooms: list[int] = []
+        self.late_frees = 0
         self._read()
         self.phases = [(name, self._event_at(row)) for name, row in phases]
 
@@ -207,6 +216,9 @@ class _Reader:
                 if row.address not in live:
                     raise self._starts_late(index, "frees what was not allocated in it")
                 self._add(index, False, *live.pop(row.address))
+            elif row.action == "free_completed":
+                requested = self.rows[index - 1]
+                self.late_frees += (requested.action, requested.address) != ("free_requested", row.address)
             elif row.action == "oom":
                 self.ooms.append(len(self.events))
                 self._add(index, True, len(self.events), row.size_bytes)
@@ -266,6 +278,7 @@ class _Reader:
             settings=settings,
             limit_bytes=limit_bytes,
             total_bytes=total_bytes,
+            late_free_count=self.late_frees,
         )
 
 

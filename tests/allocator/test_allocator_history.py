@@ -99,6 +99,13 @@ def test_streams_are_kept_where_there_are_several(tmp_path):
     assert read_history(save(tmp_path, entries())).streams is None
 
 
+def test_blocks_that_another_stream_holds_are_counted(tmp_path):
+    """record_stream: the free completes only later."""
+    used = [*EVENTS[:5], ("alloc", 8, 512), EVENTS[5]]
+    assert read_history(save(tmp_path, entries(used))).late_free_count == 1
+    assert read_history(save(tmp_path, entries())).late_free_count == 0
+
+
 def test_a_failure_after_which_nothing_was_allocated_ended_the_run(tmp_path):
     history = read_history(save(tmp_path, ours([*EVENTS, ("oom", 90 * MIB, 0)])))
     assert history.caught == {3}
@@ -143,6 +150,7 @@ def test_a_pickle_is_refused_unread(tmp_path):
         ("text", "not a recorded allocator history"),
         ({"device_traces": [entries(), entries()]}, "several devices"),
         (ours(streams=2), "several streams"),
+        ([{**entries()[0], "pool_id": [0, 1]}], "private memory pools"),
         ({"actions": ["alloc"], "events": [[1, 2, 3]]}, "does not parse"),
         ([{"action": "alloc"}], "does not parse"),
         (ours(EVENTS[1:]), "does not begin at the process's first allocation"),
