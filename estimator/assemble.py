@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
+from estimator.counts import activation_count, matrix_flops, step_flops
 from estimator.device import Target
 from estimator.evaluate import Evaluator
 from estimator.job import TrainingJob
@@ -27,8 +28,12 @@ def assemble(
     solve: Callable[[str], Solution],
     warnings: list[Warning],
     seconds: Mapping[str, float],
+    fvcore: Any = None,
 ) -> Estimate:
-    """Make the `Estimate` of a solved job; `solve("low")` gives the solution at the low end of the interval."""
+    """Make the `Estimate` of a solved job; `solve("low")` gives the solution at the low end of the interval.
+
+    `fvcore` is what fvcore counted of the same step (`FvcoreCounts`), None where it could not be asked.
+    """
     model = evaluator.model
     best = evaluator.at(max(1, solution.largest))
     following = None if solution.unlimited else evaluator.at(solution.largest + 1) if solution.largest else best
@@ -45,10 +50,10 @@ def assemble(
         limited_by=_limit(solution, following, best),
         best=best,
         next=following if solution.largest else None,
-        counts=_counts(evaluator),
+        counts=_counts(evaluator, fvcore),
         modules=_modules(evaluator, best),
         timeline=evaluator.timeline(best.batch_size),
-        warnings=tuple(_all_warnings(evaluator, solution, warnings)),
+        warnings=(*_all_warnings(evaluator, solution, warnings), *_disagreements(evaluator, fvcore)),
         seconds=dict(seconds),
     )
     answer._at = evaluator.at
@@ -84,14 +89,35 @@ def _limit(solution: Solution, following: BatchEstimate | None, best: BatchEstim
     return f"batch {failing.batch_size} runs out in {failing.oom_at or 'the device context'}; most of the room goes to {room}"
 
 
-def _counts(evaluator: Evaluator) -> Counts:
+def _counts(evaluator: Evaluator, fvcore: Any) -> Counts:
     model, facts = evaluator.model, evaluator.model.graph.facts
+    graph = model.graph
     return Counts(
         **{k: facts[k] for k in ("parameter_count", "trainable_parameter_count", "parameter_bytes", "buffer_bytes") if k in facts},
         gradient_bytes=int(model.bytes_of(Category.GRADIENT)[0]),
         optimizer_state_bytes=int(model.bytes_of(Category.OPTIMIZER_STATE)[0]),
         activation_bytes_per_sample=int(model.bytes_of(Category.ACTIVATION)[1]),
+        flops_per_sample=sum(step_flops(graph, 0).values()) // graph.batch_size,
+        fvcore_parameter_count=None if fvcore is None else fvcore.parameter_count,
+        fvcore_activation_count=None if fvcore is None else fvcore.activation_count,
+        fvcore_flops=None if fvcore is None or fvcore.multiply_add_count is None else 2 * fvcore.multiply_add_count,
     )
+
+
+def _disagreements(evaluator: Evaluator, fvcore: Any) -> Iterator[Warning]:
+    """Where our counts and fvcore's, of the same forward pass, are not the same."""
+    if fvcore is None:
+        return
+    graph = evaluator.model.graph
+    pairs = (
+        ("parameters", graph.facts.get("parameter_count"), fvcore.parameter_count),
+        ("activation elements of convolutions and matrix products", activation_count(graph), fvcore.activation_count),
+        ("operations of convolutions and matrix products", matrix_flops(graph), None if fvcore.multiply_add_count is None else 2 * fvcore.multiply_add_count),
+    )  # fmt: skip
+    for what, ours, theirs in pairs:
+        if theirs is not None and ours != theirs:
+            skipped = f"; fvcore left out {', '.join(fvcore.skipped_ops)}" if fvcore.skipped_ops else ""
+            yield Warning(code="fvcore-disagrees", message=f"{what} for {fvcore.batch_size} samples: {ours} here, {theirs} by fvcore{skipped}")
 
 
 def _modules(evaluator: Evaluator, best: BatchEstimate) -> tuple[ModuleBytes, ...]:

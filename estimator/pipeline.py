@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from estimator.device import DeviceProfile, Target
-from estimator.errors import CannotPredictError, DataDependentError, FitError, MissingKernelError
+from estimator.errors import CannotPredictError, DataDependentError, EstimatorError, FitError, MissingKernelError
 from estimator.evaluate import Evaluator
 from estimator.fit import MemoryModel, compare, fit, unlike_steps
 from estimator.job import TrainingJob
@@ -30,6 +30,8 @@ TOTAL_STEPS = 4
 ROUNDS = 4
 """Most traces at a solved batch size before the answer is given with its residual."""
 TIME_LIMIT_SECONDS = 600.0
+FVCORE_GRACE_SECONDS = 0.5
+"""How long an answer that is ready waits for fvcore's counts."""
 
 
 def estimate(
@@ -171,9 +173,35 @@ class _Run:
     def answer(self) -> Estimate:
         from estimator.assemble import assemble
 
-        graphs = self.calibrate()
-        evaluator, solution = self.verified(graphs)
-        return assemble(self.job, self.target, evaluator, solution, lambda which: self.solve(evaluator, which), self.warnings, self.clock.seconds)
+        with self._fvcore() as fvcore:
+            graphs = self.calibrate()
+            evaluator, solution = self.verified(graphs)
+            return assemble(
+                self.job, self.target, evaluator, solution, lambda which: self.solve(evaluator, which), self.warnings, self.clock.seconds, fvcore()
+            )  # fmt: skip
+
+    @contextmanager
+    def _fvcore(self) -> Iterator[Callable[[], Any]]:
+        """Ask fvcore for its counts beside the traces, at low priority; give up soon after the answer is there."""
+        from estimator.trace.fvcore_counts import fvcore_counts
+        from estimator.trace.isolate import Child, can_isolate
+
+        if not (self.isolate or (self.isolate is None and can_isolate())):
+            yield lambda: None
+            return
+        child = Child(partial(fvcore_counts, self.job, CALIBRATION_SIZES[0][0]), nice=10)
+
+        def result() -> Any:
+            with self.clock.stage("fvcore"):
+                try:
+                    return child.result(time.monotonic() + FVCORE_GRACE_SECONDS, FVCORE_GRACE_SECONDS)
+                except EstimatorError:  # a cross-check that cannot be made takes nothing from the answer
+                    return None
+
+        try:
+            yield result
+        finally:
+            child.end()
 
     def calibrate(self) -> list[StepGraph]:
         """Trace the first pair of batch sizes whose traces tell the same program."""

@@ -125,9 +125,11 @@ class Counts(BaseModel):
     optimizer_state_bytes: int = 0
     activation_bytes_per_sample: int = 0
     flops_per_sample: int | None = None
+    """Of a whole step, forward and backward: 2 a multiply-add of convolutions, matrix products and attention."""
     fvcore_parameter_count: int | None = None
     fvcore_activation_count: int | None = None
     fvcore_flops: int | None = None
+    """Of the forward pass at the calibration batch size, matrix products and convolutions alone."""
 
 
 class Estimate(BaseModel):

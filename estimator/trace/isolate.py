@@ -9,8 +9,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Sequence
-from multiprocessing.connection import Connection
-from typing import Any, TypeVar
+from typing import Any, Generic, TypeVar
 
 from estimator.errors import CannotPredictError, EstimatorError, TraceDiedError, TraceError
 
@@ -19,11 +18,58 @@ T = TypeVar("T")
 # Text of torch's refusal to run a backward pass in a fork of a process that has run one on an accelerator.
 # Source: torch/csrc/autograd/python_engine.cpp, PythonEngine::execute, 2.13.
 _BAD_FORK = "autograd's threading in combination with fork"
+_DIED_HINT = "an op aborts on tensors without data; run with isolate=False (--no-isolate) under a debugger to see where"
 
 
 def can_isolate() -> bool:
     """Whether this system can fork, which lets a child see the caller's functions without pickling them."""
     return "fork" in multiprocessing.get_all_start_methods() and sys.platform != "darwin"
+
+
+class Child(Generic[T]):
+    """A task in a fork of this process; `nice` lowers its priority below the others'."""
+
+    def __init__(self, task: Callable[[], T], *, nice: int = 0) -> None:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        context = multiprocessing.get_context("fork")
+        self._task = task
+        self._pipe, theirs = context.Pipe(duplex=False)
+        self._process = context.Process(target=_child, args=(theirs, task, nice), daemon=False)
+        self._process.start()
+        theirs.close()
+
+    def result(self, deadline: float, limit_seconds: float) -> T:
+        """Wait until `deadline` (monotonic seconds) for what the task gives.
+
+        Raises:
+            EstimatorError: what the task raised.
+            TraceDiedError: the child was killed, crashed or ran out of time.
+        """
+        if not self._pipe.poll(max(0.0, deadline - time.monotonic())):
+            raise TraceDiedError(
+                "the trace ran out of time", got=f"no result after {limit_seconds:g} s",
+                hint="give it longer (time_limit_seconds=, --time-limit)",
+            )  # fmt: skip
+        try:
+            status, payload = pickle.loads(self._pipe.recv_bytes())  # written by our own child a moment ago
+        except EOFError:
+            self._process.join()
+            raise TraceDiedError(
+                "the process that traced the step died", got=_ending(self._process.exitcode), hint=_DIED_HINT
+            ) from None
+        if status == "refused":
+            return self._task()
+        if status == "error":
+            raise payload
+        return payload  # type: ignore[no-any-return]
+
+    def end(self) -> None:
+        """Stop the child, whatever it does."""
+        if self._process.is_alive():
+            self._process.kill()
+        self._process.join()
+        self._pipe.close()
 
 
 def run_isolated(tasks: Sequence[Callable[[], T]], time_limit_seconds: float) -> list[T]:
@@ -35,48 +81,13 @@ def run_isolated(tasks: Sequence[Callable[[], T]], time_limit_seconds: float) ->
         EstimatorError: what a task raised.
         TraceDiedError: a child was killed, crashed or ran out of time.
     """
-    context = multiprocessing.get_context("fork")
-    sys.stdout.flush()
-    sys.stderr.flush()
-    children = []
-    for task in tasks:
-        ours, theirs = context.Pipe(duplex=False)
-        process = context.Process(target=_child, args=(theirs, task), daemon=False)
-        process.start()
-        theirs.close()
-        children.append((process, ours))
     deadline = time.monotonic() + time_limit_seconds
-    results: list[T] = []
+    children = [Child(task) for task in tasks]
     try:
-        for (process, pipe), task in zip(children, tasks, strict=True):
-            results.append(_result(process, pipe, task, deadline, time_limit_seconds))
+        return [child.result(deadline, time_limit_seconds) for child in children]
     finally:
-        for process, pipe in children:
-            if process.is_alive():
-                process.kill()
-            process.join()
-            pipe.close()
-    return results
-
-
-def _result(process: Any, pipe: Connection, task: Callable[[], T], deadline: float, limit: float) -> T:
-    if not pipe.poll(max(0.0, deadline - time.monotonic())):
-        raise TraceDiedError(
-            "the trace ran out of time", got=f"no result after {limit:g} s", hint="give it longer (time_limit_seconds=, --time-limit)"
-        )  # fmt: skip
-    try:
-        status, payload = pickle.loads(pipe.recv_bytes())  # written by our own child a moment ago
-    except EOFError:
-        process.join()
-        raise TraceDiedError("the process that traced the step died", got=_ending(process.exitcode), hint=_DIED_HINT) from None
-    if status == "refused":
-        return task()
-    if status == "error":
-        raise payload
-    return payload  # type: ignore[no-any-return]
-
-
-_DIED_HINT = "an op aborts on tensors without data; run with isolate=False (--no-isolate) under a debugger to see where"
+        for child in children:
+            child.end()
 
 
 def _ending(code: int | None) -> str:
@@ -90,10 +101,12 @@ def _ending(code: int | None) -> str:
     return f"exit code {code}"
 
 
-def _child(pipe: Connection, task: Callable[[], Any]) -> None:
+def _child(pipe: Any, task: Callable[[], Any], nice: int) -> None:
     try:
         import torch
 
+        if nice:
+            os.nice(nice)
         torch.set_num_threads(1)  # OpenMP's threads do not survive a fork
         try:
             message: tuple[str, Any] = ("ok", task())

@@ -83,7 +83,24 @@ def trace(
         ended = len(graph.events)
         del runner, model
     del graph.events[ended:]
+    _order_deaths(graph)
     return graph
+
+
+def _order_deaths(graph: StepGraph) -> None:
+    """Put storages that die together in the order of their birth.
+
+    What lies in a hash table (autocast's cache of low-precision weights) dies in an order that two traces need not
+    share. No allocator tells the orders of consecutive frees apart.
+    """
+    events, begin = graph.events, 0
+    while begin < len(events):
+        end = begin + 1
+        if not events[begin].is_alloc:
+            while end < len(events) and not events[end].is_alloc and events[end].op == events[begin].op:
+                end += 1
+            events[begin:end] = sorted(events[begin:end], key=lambda e: e.storage)
+        begin = end
 
 
 def _converted(job: TrainingJob, model: nn.Module, recorder: Recorder) -> nn.Module:
