@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+from estimator.errors import ConfigError
 
 Bytes = Annotated[int, Field(ge=0)]
 
@@ -70,6 +73,13 @@ class Target(BaseModel):
     torch_version: str
     cudnn_benchmark: bool = False
     deterministic: bool = False
+
+    @field_validator("torch_version")
+    @classmethod
+    def _is_a_version(cls, value: str) -> str:
+        if re.match(r"\d+\.\d+", value) is None:
+            raise ConfigError("not a torch version", got=repr(value), allowed="major.minor, such as 2.13.0", where="torch_version")
+        return value
 
     @property
     def torch_release(self) -> tuple[int, int]:

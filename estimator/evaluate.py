@@ -9,6 +9,7 @@ from estimator.device import DeviceProfile
 from estimator.fit import MemoryModel
 from estimator.ledger import Category, Ledger
 from estimator.result import BatchEstimate, CategoryLine, Confidence, Interval, TimelinePoint
+from estimator.units import format_bytes
 
 ReplayOf = Callable[[Ledger, int | None], Any]
 """Replays a ledger under a limit in bytes (None: no limit); gives `estimator.allocator.Replay`."""
@@ -100,7 +101,7 @@ class Evaluator:
         free = self.unlimited(n)
         typical = self.limited(n, "typical") if fits else free
         shown = typical if typical.oom is None else free
-        high, low = self.unlimited(n, "high"), self.unlimited(n, "low")
+        high, low = self.limited(n, "high") if fits else self.unlimited(n, "high"), self.unlimited(n, "low")
         ledger = self._ledger(n, "typical")
         lines = tuple(self._lines(ledger, shown, n))
         device_bytes = shown.peak_reserved_bytes + self.context
@@ -116,7 +117,7 @@ class Evaluator:
             device_bytes=device_bytes,
             device_interval=Interval(
                 low_bytes=min(low.peak_reserved_bytes + self.context_low, device_bytes),
-                high_bytes=max((shown.peak_reserved_bytes if fits else high.peak_reserved_bytes) + self.context_high, device_bytes),
+                high_bytes=max(high.peak_reserved_bytes + self.context_high, device_bytes),
             ),
             capacity_bytes=self.device.capacity_bytes,
             headroom_bytes=self.device.capacity_bytes - device_bytes,
@@ -142,7 +143,7 @@ class Evaluator:
         event = self._ledger(n, key).events[oom.event]
         op = self.model.ops[event.op] if event.op >= 0 else None
         place = f"{op.name} of module {op.module or '(root)'}" if op is not None else "an allocation outside any op"
-        return f"{oom.phase}: {place} asks for {oom.size_bytes} bytes"
+        return f"{oom.phase}: {place} asks for {format_bytes(oom.size_bytes)}"
 
     def _lines(self, ledger: Ledger, shown: Any, n: int) -> Iterable[CategoryLine]:
         live = _live_at(ledger, shown.peak_event)

@@ -57,7 +57,7 @@ class TrainingJob(BaseModel):
         try:
             super().__init__(**fields)
         except ValidationError as error:
-            problems = [f"{'.'.join(map(str, e['loc'])) or 'job'}: {e['msg']} (got {_short(e['input'])})" for e in error.errors()]
+            problems = [f"{'.'.join(map(str, e['loc'])) or 'job'}: {e['msg'].removeprefix('Value error, ')} (got {_short(e['input'])})" for e in error.errors()]
             raise JobError(
                 "the training job is not complete or contradicts itself", problems=problems, where="TrainingJob",
                 hint="see help(estimator.TrainingJob) for what each field takes",

@@ -75,41 +75,35 @@ class MemoryModel:
         return [(s, c) for s, c in enumerate(self.curves) if c.degree == 2]
 
     def bytes_of(self, category: Category) -> tuple[Fraction, Fraction]:
-        """(fixed, per sample) bytes of all storages of a category that are born in one steady step or before."""
-        chosen = [self.curves[s] for s in self._steady_storages() if self.categories[s] is category]
+        """(fixed, per sample) bytes of a category in a steady step.
+
+        Of activations, inputs and temporaries: what is live when the last backward pass begins (in inference: at the
+        end of the forward); of all else: what is live when the last optimizer step begins.
+        """
+        late = category not in (Category.ACTIVATION, Category.INPUT, Category.TEMPORARY)
+        chosen = [self.curves[s] for s in self._live_at(("optimizer",) if late else ("backward",)) if self.categories[s] is category]
         return sum((c.constant for c in chosen), Fraction(0)), sum((c.per_sample for c in chosen), Fraction(0))
 
     @property
     def per_sample_bytes(self) -> Fraction:
-        """Bytes per sample of all that is live at the end of a steady step's forward pass."""
-        return sum((self.curves[s].per_sample for s in self._live_after_forward()), Fraction(0))
+        """Bytes per sample of all that is live when the last backward pass begins."""
+        return sum((self.curves[s].per_sample for s in self._live_at(("backward",))), Fraction(0))
 
     @property
     def fixed_bytes(self) -> Fraction:
-        """Bytes independent of the batch, live at the end of a steady step's forward pass."""
-        return sum((self.curves[s].constant for s in self._live_after_forward()), Fraction(0))
+        """Bytes independent of the batch, live when the last backward pass begins."""
+        return sum((self.curves[s].constant for s in self._live_at(("backward",))), Fraction(0))
 
-    def _live_after_forward(self) -> list[int]:
-        ends = [start for name, start in self.graph.phases if name.split(".")[-1].startswith("backward")]
-        stop = ends[-1] if ends else len(self.graph.events)
+    def _live_at(self, kinds: tuple[str, ...]) -> list[int]:
+        """Storages live at the beginning of the last phase of a kind; at the end where there is none."""
+        starts = [start for name, start in self.graph.phases if name.split(".")[-1].startswith(kinds)]
         live: dict[int, None] = {}
-        for e in self.graph.events[:stop]:
+        for e in self.graph.events[: starts[-1] if starts else len(self.graph.events)]:
             if e.is_alloc:
                 live[e.storage] = None
             else:
                 live.pop(e.storage, None)
         return list(live)
-
-    def _steady_storages(self) -> list[int]:
-        starts = [start for name, start in self.graph.phases if name.endswith(".batch")]
-        last = starts[-1] if starts else 0
-        before: dict[int, None] = {}
-        for e in self.graph.events[:last]:
-            if e.is_alloc:
-                before[e.storage] = None
-            else:
-                before.pop(e.storage, None)
-        return [*before, *(e.storage for e in self.graph.events[last:] if e.is_alloc)]
 
     # ------------------------------------------------------------ the ledger at a batch size
 
