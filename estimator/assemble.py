@@ -106,9 +106,9 @@ def _counts(evaluator: Evaluator, fvcore: Any) -> Counts:
 
 def _disagreements(evaluator: Evaluator, fvcore: Any) -> Iterator[Warning]:
     """Where our counts and fvcore's, of the same forward pass, are not the same."""
-    if fvcore is None:
-        return
     graph = evaluator.model.graph
+    if fvcore is None or fvcore.batch_size != graph.batch_size:
+        return
     pairs = (
         ("parameters", graph.facts.get("parameter_count"), fvcore.parameter_count),
         ("activation elements of convolutions and matrix products", activation_count(graph), fvcore.activation_count),

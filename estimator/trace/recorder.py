@@ -179,6 +179,9 @@ class Recorder(TorchDispatchMode):
                     raise
                 return self._fake_like(told, args)
         self.values.follow(func, args, kwargs, out)
+        if isinstance(out, FakeTensor) and out.constant is not None:
+            # Torch's own following of constants forgets the device index that tells device from host; ours does not.
+            out.constant = None
         return out
 
     def _fake_like(self, real: Any, args: tuple[Any, ...]) -> Any:
