@@ -126,6 +126,7 @@ class Evaluator:
             peak_phase=ledger.phase_of(index) if event is not None else "",
             peak_module=op.module if op is not None else "",
             peak_op=op.name if op is not None else "",
+            peak_event=index,
             oom_at="" if fits else self.where_it_ran_out(n),
             phases={p.name: p.peak_allocated_bytes for p in shown.phases},
         )

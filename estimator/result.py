@@ -80,6 +80,8 @@ class BatchEstimate(BaseModel):
     peak_phase: str = ""
     peak_module: str = ""
     peak_op: str = ""
+    peak_event: int = -1
+    """Index in `Estimate.ledger(batch_size).events` of the event after which the table is taken; -1 where unknown."""
     oom_at: str = ""
     """Where it ran out under the capacity, "" where it did not."""
     phases: Mapping[str, int] = Field(default_factory=dict)

@@ -37,6 +37,12 @@ def resolve_device(
     return profile if memory is None else _with_memory(profile, parse_bytes(memory, where="memory"), is_local)
 
 
+def is_this_machine(device: str | None) -> bool:
+    """Whether a name of a device stands for whatever this machine has, so that answers differ between machines."""
+    name = "here" if device is None else device.strip().casefold()
+    return name in ("here", "cpu") or _LOCAL_GPU.fullmatch(name) is not None
+
+
 def _find(device: str | Path | DeviceProfile | None, profiles: Path | None) -> tuple[DeviceProfile, bool]:
     """(profile, whether it is of this machine)"""
     if isinstance(device, DeviceProfile):
