@@ -144,6 +144,9 @@ def hf(model: str, config: str, **kw: Any) -> Callable[[], nn.Module]:
     """A transformers model with fresh weights: `model(config(**kw))`."""
 
     def make() -> nn.Module:
+        from benchmarks.vision import settle
+
+        settle()
         import transformers
 
         return getattr(transformers, model)(getattr(transformers, config)(**kw))

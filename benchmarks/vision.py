@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import Any
 
 
@@ -19,3 +20,9 @@ def models() -> Any:
         import_torchvision()
         import torchvision.models
     return torchvision.models
+
+
+def settle() -> None:
+    """Make torchvision importable where it is installed: transformers imports it in passing, and fails with it."""
+    with suppress(ModuleNotFoundError):
+        models()
