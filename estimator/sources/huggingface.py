@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from torch import nn
 
 OPTIMIZER = "adamw"
+_LETTERS = 32
+"""Source: the vocabulary of the first English CTC model, `vocab_size=32` of `Wav2Vec2Config`, transformers 4.57."""
 _ATTENTION = {"sdpa": "sdpa", "eager": "eager", "flash": "flash_attention_2"}
 
 
@@ -57,14 +59,18 @@ def job_of_class(
     task = task or _task_of(kind)
     config = copy.deepcopy(config)
     shapes = Shapes.of(kind, config, task, options, name)
-    said = [*notes, *shapes.notes, *_settings(config, shapes, options)]
+    said = [*notes, *shapes.notes, *_settings(config, task, options)]
 
     def build() -> nn.Module:
         import torch
 
         with offline():
             # Under the job's dtype, whatever the config says: so does `from_pretrained` unless told otherwise.
-            model: nn.Module = kind._from_config(copy.deepcopy(config), dtype=torch.get_default_dtype())  # type: ignore[attr-defined]
+            try:
+                model: nn.Module = kind._from_config(copy.deepcopy(config), dtype=torch.get_default_dtype())  # type: ignore[attr-defined]
+            except (ImportError, ValueError, TypeError, AssertionError) as error:
+                said = " ".join(str(error).split())
+                raise SourceError(f"transformers cannot build {kind.__name__}: {said}", where=name) from error
         return apply(model, options)
 
     if options.optimizer is None and options.mode != "inference":
@@ -229,9 +235,12 @@ def _task_of(kind: type) -> Task:
     return BASE
 
 
-def _settings(config: Any, shapes: Any, options: JobOptions) -> list[str]:
+def _settings(config: Any, task: Task, options: JobOptions) -> list[str]:
     """Write the options into the config; what must be said of it comes back."""
     notes: list[str] = []
+    if task.labels == "transcript" and getattr(config, "vocab_size", 0) is None:
+        config.vocab_size = _LETTERS
+        notes.append(f"the config has no vocab_size: {_LETTERS} is assumed")
     if options.num_classes is not None:
         config.num_labels = options.num_classes
     text = config.get_text_config()

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from estimator.errors import SourceError
+from estimator.sources.huggingface_images import ImageInputs, image_inputs
 from estimator.sources.huggingface_tasks import BASE, Task
 from estimator.sources.options import JobOptions
 
@@ -18,6 +19,10 @@ if TYPE_CHECKING:
 
 SEQUENCE = 512
 """Tokens of an input that says nothing: enough for most fine-tuning, and the positions of the first BERTs."""
+TRANSCRIPT = 128
+"""Tokens of the text of a sample that is heard: a few sentences."""
+DETECTION_SIDE = 800
+"""Source: shortest_edge=800 of `DetrImageProcessor.size`, transformers 4.57."""
 AUDIO_SAMPLES = 80_000
 """Five seconds at 16 kHz, the rate of the speech models of transformers."""
 AUDIO_FRAMES = 500
@@ -35,9 +40,10 @@ class Shapes:
     image: tuple[int, int, int] = (3, 224, 224)
     frames: int = 0
     classes: int = 2
-    image_tokens: int = 0
-    """Placeholders in the text that the vision tower's features replace."""
-    image_token: int | None = None
+    audio: int | None = None
+    """Samples or feature vectors of sound, where they were given."""
+    among: ImageInputs = field(default_factory=ImageInputs)
+    """Images among the text."""
     notes: list[str] = field(default_factory=list)
 
     @classmethod
@@ -52,36 +58,34 @@ class Shapes:
         shapes = cls(vocabulary=getattr(text, "vocab_size", 0) or 0, classes=options.num_classes or config.num_labels)
         names = set(inspect.signature(kind.forward).parameters)  # type: ignore[attr-defined]
         if names & {"pixel_values", "pixel_values_videos"}:
-            shapes.image = _image(vision, options)
+            shapes.image = _image(vision, options, DETECTION_SIDE if task.labels == "boxes" else 224)
             shapes.frames = options.frames or getattr(config, "num_frames", None) or 0
             if options.image_size is None:
-                shapes.notes.append(
-                    f"image_size was not given: the config's, {shapes.image[1]} x {shapes.image[2]}, is taken"
-                )
+                shapes.notes.append(f"image_size was not given: {shapes.image[1]} x {shapes.image[2]} is assumed")
         elif options.image_size is not None:
             raise SourceError("this model takes no images", got=f"image_size={options.image_size}", where=where)
+        hears = bool(names & {"input_values", "input_features"})
+        if hears:
+            shapes.audio = options.sequence_length
         if {"input_ids", "labels"} & names and shapes.vocabulary:
-            shapes.tokens = _tokens(kind, text, options, shapes.notes, where)
-        elif names & {"input_values", "input_features"}:
-            shapes.tokens = options.sequence_length or 0
-        elif options.sequence_length is not None:
+            asked = None if hears else options.sequence_length
+            shapes.tokens = _tokens(kind, text, asked, TRANSCRIPT if hears else SEQUENCE, shapes.notes, where)
+        elif options.sequence_length is not None and not hears:
             raise SourceError(
                 "this model takes no sequences", got=f"sequence_length={options.sequence_length}", where=where
             )
-        shapes.image_token = next(
-            (t for n in ("image_token_id", "image_token_index") if (t := getattr(config, n, None)) is not None), None
-        )
-        if shapes.image_token is not None and "pixel_values" in names:
-            shapes.image_tokens = _image_tokens(kind, config, shapes, where)
-            if shapes.tokens <= shapes.image_tokens:
-                shapes.tokens = shapes.image_tokens + shapes.tokens
+        if "pixel_values" in names and "input_ids" in names:
+            shapes.among = image_inputs(kind, config, shapes.image, where)
+            if shapes.tokens <= shapes.among.tokens:
+                shapes.tokens += shapes.among.tokens
+            if shapes.among.tokens:
                 shapes.notes.append(
-                    f"each sample has {shapes.image_tokens} image tokens before its text: {shapes.tokens} in all"
+                    f"each sample is {shapes.tokens} tokens, of which one image takes the first {shapes.among.tokens}"
                 )
         return shapes
 
 
-def _image(vision: Any, options: JobOptions) -> tuple[int, int, int]:
+def _image(vision: Any, options: JobOptions, usual: int) -> tuple[int, int, int]:
     channels = getattr(vision, "num_channels", None) or getattr(vision, "in_channels", None) or 3
     own = getattr(vision, "image_size", None)
     if options.image_size is not None:
@@ -90,17 +94,16 @@ def _image(vision: Any, options: JobOptions) -> tuple[int, int, int]:
         return channels, options.image_size, options.image_size
     if isinstance(own, dict):
         own = (own.get("height"), own.get("width"))
-    height, width = own if isinstance(own, (list, tuple)) else (own or 224, own or 224)
+    height, width = own if isinstance(own, (list, tuple)) else (own or usual, own or usual)
     return channels, height, width
 
 
-def _tokens(kind: type, text: Any, options: JobOptions, notes: list[str], where: str) -> int:
+def _tokens(kind: type, text: Any, asked: int | None, usual: int, notes: list[str], where: str) -> int:
     """Tokens of one sample, no more than the positions that the model has."""
     most, name = positions(kind, text)
-    asked = options.sequence_length
     if asked is None:
-        tokens = min(SEQUENCE, most) if most else SEQUENCE
-        notes.append(f"sequence_length was not given: {tokens} is assumed")
+        tokens = min(usual, most) if most else usual
+        notes.append(f"how many tokens a sample has was not given: {tokens} are assumed")
         return tokens
     if most and asked > most:
         if _is_rotary(text):
@@ -142,23 +145,6 @@ def _is_rotary(text: Any) -> bool:
     return getattr(text, "rope_theta", None) is not None or getattr(text, "rope_parameters", None) is not None
 
 
-def _image_tokens(kind: Any, config: Any, shapes: Shapes, where: str) -> int:
-    """How many feature vectors the vision tower makes of one image, by asking it on tensors without data."""
-    try:
-        with torch.device("meta"), torch.no_grad():
-            model = kind._from_config(config)
-            features = model.get_image_features(pixel_values=torch.empty(1, *shapes.image))
-    except Exception as error:
-        raise SourceError(
-            f"how many tokens an image becomes is not known for {kind.__name__}",
-            got=f"{type(error).__name__}: {str(error)[:120]}",
-            where=where,
-            hint="give a TrainingJob of your own whose batch has the processor's outputs",
-        ) from error
-    parts = features if isinstance(features, (tuple, list)) else [features]
-    return sum(part.numel() // part.shape[-1] for part in parts if isinstance(part, torch.Tensor))
-
-
 def inputs(kind: Any, config: Any, task: Task, shapes: Shapes, *, inference: bool) -> Callable[[int], dict[str, Any]]:
     """A function of the number of samples that makes the keyword arguments of the model's forward.
 
@@ -168,8 +154,8 @@ def inputs(kind: Any, config: Any, task: Task, shapes: Shapes, *, inference: boo
     parameters = inspect.signature(kind.forward).parameters
     makers = _makers(kind, config, task, shapes)
     wanted = [kind.main_input_name] if kind.main_input_name in makers else []
-    if task.name in ("image-text-to-text", "contrastive") or (task is BASE and hasattr(config, "text_config")):
-        wanted += [n for n in ("input_ids", "pixel_values") if n in parameters and n not in wanted]
+    if {"input_ids", "pixel_values"} <= set(parameters):
+        wanted += [n for n in ("input_ids", "pixel_values", *shapes.among.makers) if n not in wanted]
     required = [
         n for n, p in parameters.items() if p.default is p.empty and p.kind is p.POSITIONAL_OR_KEYWORD and n != "self"
     ]
@@ -207,29 +193,34 @@ def _makers(kind: Any, config: Any, task: Task, s: Shapes) -> dict[str, Callable
             2 * config.max_source_positions,
         )  # two frames a position: a stride of 2
     else:
-        features = (s.tokens or AUDIO_FRAMES, width or mels or 80)
+        features = (s.audio or AUDIO_FRAMES, width or mels or 80)
     spectrogram = (
         (config.max_length, mels) if mels and hasattr(config, "max_length") and task.labels == "class" else None
     )
 
     def text(n: int) -> Tensor:
-        below = s.vocabulary if not s.image_token else min(s.vocabulary, s.image_token)
-        ids = torch.randint(below, (n, *choices, s.tokens - s.image_tokens))
-        if s.image_token is None or not s.image_tokens:
+        # No other token than the placeholders may have their id.
+        below = min(s.vocabulary, s.among.token or s.vocabulary)
+        ids = torch.randint(below, (n, *choices, s.tokens - s.among.tokens))
+        if s.among.token is None or not s.among.tokens:
             return ids
-        return torch.cat([torch.full((n, s.image_tokens), s.image_token), ids], dim=1)
+        return torch.cat([torch.full((n, s.among.tokens), s.among.token), ids], dim=1)
 
     makers: dict[str, Callable[[int], Any]] = {
         "pixel_values": lambda n: torch.randn(n, *frames, *s.image),
         "input_features": lambda n: torch.randn(n, *features),
-        "input_values": lambda n: torch.randn(n, *(spectrogram or (s.tokens or AUDIO_SAMPLES,))),
+        "input_values": lambda n: torch.randn(n, *(spectrogram or (s.audio or AUDIO_SAMPLES,))),
         "attention_mask": lambda n: torch.ones(n, *choices, s.tokens, dtype=torch.int64),
         "bbox": lambda n: torch.zeros(n, s.tokens, 4, dtype=torch.int64),
         "bool_masked_pos": lambda n: torch.zeros(n, _patches(config, s), dtype=torch.bool),
     }
+    if vision := getattr(config, "vision_config", None):
+        # Pix2Struct: row, column and colours of each patch.
+        flat = (getattr(vision, "seq_len", 0), 2 + getattr(vision, "patch_embed_hidden_size", 0))
+        makers["flattened_patches"] = lambda n: torch.randn(n, *flat)
     if s.vocabulary:
         makers |= {"input_ids": text, "decoder_input_ids": lambda n: torch.randint(s.vocabulary, (n, s.tokens))}
-    return makers
+    return makers | s.among.makers
 
 
 def _patches(config: Any, s: Shapes) -> int:

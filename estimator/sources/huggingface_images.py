@@ -1,0 +1,106 @@
+"""Images among text: what a vision-language model of transformers is fed for an image, and how many tokens that is."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+from estimator.errors import SourceError
+
+
+@dataclass
+class ImageInputs:
+    """`tokens` placeholders of id `token` stand in the text for each image; `makers` make the tensors of n images."""
+
+    tokens: int = 0
+    token: int | None = None
+    makers: dict[str, Callable[[int], Any]] = field(default_factory=dict)
+
+
+def image_inputs(kind: Any, config: Any, image: tuple[int, int, int], where: str) -> ImageInputs:
+    """Work out the image inputs of a model whose text has placeholders for them; nothing for any other model.
+
+    Args:
+        kind: the model class.
+        config: its config; a placeholder's id is written into it where it names none but needs one.
+        image: channels, height and width of one image.
+        where: for errors.
+
+    Raises:
+        SourceError: how many tokens an image becomes cannot be known.
+    """
+    token = next(
+        (t for n in ("image_token_id", "image_token_index") if (t := getattr(config, n, None)) is not None), None
+    )
+    queries = getattr(config, "num_query_tokens", None)
+    if queries is not None:
+        # BLIP-2 and its kin: a fixed number of queries stands for an image, whatever its size.
+        token = token if token is not None else config.get_text_config().vocab_size - 1
+        config.image_token_index = config.image_token_id = token
+        return ImageInputs(queries, token)
+    if token is None:
+        return ImageInputs()
+    parameters = inspect.signature(kind.forward).parameters
+    if "image_grid_thw" in parameters:
+        return _patches_of_any_size(config.vision_config, image, token)
+    try:
+        if "image_sizes" in parameters and hasattr(config, "image_grid_pinpoints"):
+            return _tiles(kind, config, image, token)
+        return ImageInputs(_asked(kind, config, pixel_values=torch.empty(1, *image, device="meta")), token)
+    except Exception as error:
+        raise SourceError(
+            f"how many tokens an image becomes is not known for {kind.__name__}",
+            got=f"{type(error).__name__}: {str(error)[:120]}",
+            where=where,
+            hint="give a TrainingJob of your own whose batch has the processor's outputs",
+        ) from error
+
+
+def _patches_of_any_size(vision: Any, image: tuple[int, int, int], token: int) -> ImageInputs:
+    """Qwen2-VL and its kin: all patches of all images in one list, and each image's grid of patches.
+
+    Source: `Qwen2VLImageProcessor._preprocess` and `Qwen2VLForConditionalGeneration`, transformers 4.57: a patch holds
+    `temporal_patch_size` frames; `spatial_merge_size` squared patches become one token.
+    """
+    unit = vision.patch_size * vision.spatial_merge_size
+    rows, columns = (max(side // unit, 1) * vision.spatial_merge_size for side in image[1:])
+    channels = getattr(vision, "in_channels", None) or getattr(vision, "in_chans", None) or image[0]
+    width = channels * vision.temporal_patch_size * vision.patch_size**2
+    return ImageInputs(
+        rows * columns // vision.spatial_merge_size**2,
+        token,
+        {
+            "pixel_values": lambda n: torch.randn(n * rows * columns, width),
+            "image_grid_thw": lambda n: torch.tensor([[1, rows, columns]]).repeat(n, 1),
+        },
+    )
+
+
+def _tiles(kind: Any, config: Any, image: tuple[int, int, int], token: int) -> ImageInputs:
+    """LLaVA-NeXT and its kin: an image is cut into tiles, with a small copy of the whole before them."""
+    from transformers.models.llava_next.modeling_llava_next import image_size_to_num_patches
+
+    channels, height, width = image
+    side = config.vision_config.image_size
+    tiles = image_size_to_num_patches([height, width], config.image_grid_pinpoints, side)
+    shape, sizes = (tiles, channels, side, side), torch.tensor([[height, width]])
+    tokens = _asked(kind, config, pixel_values=torch.empty(1, *shape, device="meta"), image_sizes=sizes)
+    return ImageInputs(
+        tokens,
+        token,
+        {"pixel_values": lambda n: torch.randn(n, *shape), "image_sizes": lambda n: sizes.repeat(n, 1)},
+    )
+
+
+def _asked(kind: Any, config: Any, **inputs: Any) -> int:
+    """How many feature vectors the vision tower makes of one image: it is run on tensors without data."""
+    with torch.no_grad():
+        with torch.device("meta"):
+            model = kind._from_config(config)
+        features = model.get_image_features(**inputs)
+    parts = features if isinstance(features, (tuple, list)) else [features]
+    return sum(part.numel() // part.shape[-1] for part in parts if isinstance(part, torch.Tensor))
