@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import score
-from benchmarks.score import PEAKS, Largest, Row
+from benchmarks.score import PEAKS, Largest, Row, percent
 from benchmarks.tables import largest_lines, markdown, phase_lines, row_lines, sum_lines
 
 HERE = Path(__file__).resolve().parent
@@ -97,7 +97,10 @@ def main() -> int:
         path, entry = item
         said = ask(path, entry["case"], options.cases, options.timeout)
         seconds, error = said.get("process_seconds", "-"), said.get("error", "").partition("\n")[0]
-        print(f"{entry['case']} {_device(truths[path])} {seconds} s {error}", file=sys.stderr, flush=True)
+        done, _ = rows_of(_device(truths[path]), entry, said)
+        errors = (f"{r.batch}: {'/'.join(percent(r.signed(p)) for p in PEAKS)}" for r in done if r.predicted)
+        told = error or ", ".join(errors)
+        print(f"{entry['case']} {_device(truths[path])} {seconds} s {told}", file=sys.stderr, flush=True)
         return said
 
     with ThreadPoolExecutor(options.jobs) as pool:

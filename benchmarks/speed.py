@@ -110,7 +110,8 @@ def main() -> int:
     ratios = {n: (best["answer"] - imports) / (best[n] - imports) for n in commands if n.startswith("MemTracker")}
     print(*(f"answer / {name}: {ratio:.2f}" for name, ratio in ratios.items()), sep="\n")
     if options.json:
-        options.json.write_text(json.dumps({"seconds": best, "processor_seconds": work, "ratios": ratios}, indent=1) + "\n")
+        record = {"seconds": best, "processor_seconds": work, "ratios": ratios}
+        options.json.write_text(json.dumps(record, indent=1) + "\n")
     return 1 if options.check and ratios["MemTracker, 2 steps"] > 1 else 0
 
 
