@@ -80,6 +80,8 @@ def trace(
         recorder.recording = False
         if overlay is not None:
             graph.warnings.extend(getattr(overlay, "warnings", ()))
+            graph.facts["capabilities"] = getattr(overlay, "capabilities", None)
+            graph.facts["asked_device"] = getattr(overlay, "asked_device", False)
         ended = len(graph.events)
         del runner, model
     del graph.events[ended:]
@@ -91,13 +93,14 @@ def _order_deaths(graph: StepGraph) -> None:
     """Put storages that die together in the order of their birth.
 
     What lies in a hash table (autocast's cache of low-precision weights) dies in an order that two traces need not
-    share. No allocator tells the orders of consecutive frees apart.
+    share. No allocator tells the orders of consecutive frees apart. A phase keeps what dies in it.
     """
     events, begin = graph.events, 0
+    starts = {start for _, start in graph.phases}
     while begin < len(events):
         end = begin + 1
         if not events[begin].is_alloc:
-            while end < len(events) and not events[end].is_alloc and events[end].op == events[begin].op:
+            while end < len(events) and end not in starts and not events[end].is_alloc and events[end].op == events[begin].op:
                 end += 1
             events[begin:end] = sorted(events[begin:end], key=lambda e: e.storage)
         begin = end
