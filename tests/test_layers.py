@@ -25,7 +25,8 @@ FLOORS = (
     ("assemble", "fxgraph", "devices", "traces"),
     ("pipeline",),
     ("report", "sources"),
-    ("commands",),
+    ("check", "plan"),
+    ("commands", "integrations"),
     ("cli",),
     ("__main__", "__init__"),
 )
@@ -78,10 +79,12 @@ def part(module: str) -> str:
     return module.removeprefix("estimator.").split(".")[0]
 
 
+PARTS = {p.stem for p in PACKAGE.glob("*.py")} | {p.parent.name for p in PACKAGE.glob("*/__init__.py")}
+
+
 def test_every_part_has_a_floor() -> None:
-    files = {p.stem for p in PACKAGE.glob("*.py")}
-    parts = files | {p.parent.name for p in PACKAGE.glob("*/__init__.py")}
-    assert parts == set(FLOOR), "say in FLOORS, and in CONTRIBUTING.md, where it stands"
+    homeless = PARTS - set(FLOOR)
+    assert not homeless, "say in FLOORS, and in CONTRIBUTING.md, where it stands"
 
 
 def test_imports_run_down() -> None:
@@ -129,5 +132,5 @@ def test_torch_waits_until_it_is_needed(module: str) -> None:
 
 def test_the_map_names_every_part() -> None:
     text = (PACKAGE.parent / "CONTRIBUTING.md").read_text()
-    missing = [p for p in FLOOR if p != "__init__" and f"`{p}.py`" not in text and f"`{p}/`" not in text]
+    missing = [p for p in sorted(PARTS) if p != "__init__" and f"`{p}.py`" not in text and f"`{p}/`" not in text]
     assert not missing
