@@ -16,6 +16,7 @@ from estimator.fit import MemoryModel, compare, fit, unlike_steps
 from estimator.job import TrainingJob
 from estimator.result import Estimate, Warning
 from estimator.solve import Solution, largest_batch
+from estimator.traces import TIME_LIMIT_SECONDS, Traces
 
 if TYPE_CHECKING:
     from estimator.graph import Op, StepGraph
@@ -29,7 +30,6 @@ TOTAL_STEPS = 4
 """Steps of the replayed program. The pools settle in the first two or three; recorded runs have four."""
 ROUNDS = 4
 """Most traces at a solved batch size before the answer is given with its residual."""
-TIME_LIMIT_SECONDS = 600.0
 FVCORE_GRACE_SECONDS = 0.5
 """How long an answer that is ready waits for fvcore's counts."""
 
@@ -46,6 +46,8 @@ def estimate(
     time_limit_seconds: float = TIME_LIMIT_SECONDS,
     alloc_conf: str | None = None,
     progress: Callable[[str], None] | None = None,
+    traces: Traces | None = None,
+    cross_check: bool = True,
 ) -> Estimate:
     """Predict the memory of a job on a device and solve for the largest batch that fits, without a trial run.
 
@@ -61,6 +63,9 @@ def estimate(
         time_limit_seconds: for the traces together.
         alloc_conf: `PYTORCH_ALLOC_CONF` of the run, instead of the job's.
         progress: told what is being done.
+        traces: those of the job so far, and where new ones are kept: hand the same to each device of a plan. They bring
+            their own `isolate` and `time_limit_seconds`.
+        cross_check: count with fvcore too, and warn where its counts are others.
 
     Raises:
         EstimatorError: see `estimator.errors`; each says what is wrong, where and what to do.
@@ -76,7 +81,9 @@ def estimate(
         device=profile, torch_version=torch_version or torch.__version__.split("+")[0], cudnn_benchmark=job.cudnn_benchmark,
         deterministic=job.deterministic,
     )  # fmt: skip
-    run = _Run(job, target, clock, say, isolate, time_limit_seconds, alloc_conf if alloc_conf is not None else job.alloc_conf)
+    if traces is None:
+        traces = Traces(job, isolate=isolate, time_limit_seconds=time_limit_seconds)
+    run = _Run(job, target, clock, say, traces, alloc_conf if alloc_conf is not None else job.alloc_conf, cross_check)
     try:
         return run.answer()
     except (DataDependentError, MissingKernelError) as error:
@@ -103,10 +110,11 @@ class _Run:
     """One estimate under way: traces so far, the model fitted to them, the evaluator on it."""
 
     def __init__(
-        self, job: TrainingJob, target: Target, clock: _Clock, say: Callable[[str], None], isolate: bool | None, limit: float, conf: str
-    ) -> None:
+        self, job: TrainingJob, target: Target, clock: _Clock, say: Callable[[str], None], traces: Traces, conf: str,
+        cross_check: bool,
+    ) -> None:  # fmt: skip
         self.job, self.target, self.clock, self.say = job, target, clock, say
-        self.isolate, self.limit, self.conf = isolate, limit, conf
+        self.traces, self.conf, self.cross_check = traces, conf, cross_check
         self.real_run = False
         self.warnings: list[Warning] = [Warning(code="job", message=note) for note in job.notes]
 
@@ -122,19 +130,11 @@ class _Run:
     # ------------------------------------------------------------ stages
 
     def trace(self, *sizes: int, steps: Sequence[int] = ()) -> list[StepGraph]:
-        """Trace at several batch sizes at once; two steps each unless told otherwise."""
-        from estimator.trace import trace, warm_up
-        from estimator.trace.isolate import can_isolate, run_isolated
-
-        semantics = _semantics_of(self.target)
+        """The traces at several batch sizes; of two steps each unless told otherwise."""
         counts = steps or [SHORT_STEPS] * len(sizes)
-        tasks = [partial(trace, self.job, self.target, n, semantics, count, self.real_run) for n, count in zip(sizes, counts, strict=True)]
-        self.say(f"tracing batch {' and '.join(map(str, sizes))}")
-        with self.clock.stage("trace"):
-            if self.isolate or (self.isolate is None and can_isolate()):
-                warm_up()
-                return run_isolated(tasks, self.limit)
-            return [task() for task in tasks]
+        return self.traces.at(
+            self.target, sizes, counts, real_run=self.real_run, say=self.say, stage=self.clock.stage
+        )
 
     def fitted(self, graphs: list[StepGraph]) -> MemoryModel:
         from estimator import scratch
@@ -184,9 +184,9 @@ class _Run:
     def _fvcore(self) -> Iterator[Callable[[], Any]]:
         """Ask fvcore for its counts beside the traces, at low priority; give up soon after the answer is there."""
         from estimator.trace.fvcore_counts import fvcore_counts
-        from estimator.trace.isolate import Child, can_isolate
+        from estimator.trace.isolate import Child
 
-        if not (self.isolate or (self.isolate is None and can_isolate())):
+        if not (self.cross_check and self.traces.isolated):
             yield lambda: None
             return
         child = Child(partial(fvcore_counts, self.job, CALIBRATION_SIZES[0][0]), nice=10)
@@ -271,13 +271,3 @@ def _residual(model: MemoryModel, seen: StepGraph) -> int | None:
     n = seen.batch_size
     traced = [e.size_bytes for e in seen.events if e.is_alloc]
     return sum(abs(curve.at(n) - size) for curve, size in zip(model.curves, traced, strict=False))
-
-
-def _semantics_of(target: Target) -> Any:
-    if target.device.kind == "cpu":
-        from estimator.semantics.cpu import cpu_semantics
-
-        return cpu_semantics
-    from estimator.semantics.cuda import cuda_semantics
-
-    return cuda_semantics

@@ -6,13 +6,14 @@ Source: aten/src/ATen/native/transformers/attention.cpp, 2.11 to 2.13.
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from estimator.semantics.attention_choice import HALF, Backend, Call, Rules, choose
+from estimator.semantics.attention_choice import CAPABILITIES, HALF, Backend, Call, Rules, choose
 from estimator.semantics.overlay import HOST, Overlay, fake_tensor
 
 _aten = torch.ops.aten
@@ -36,6 +37,7 @@ def install(overlay: Overlay) -> None:
     ) -> Tensor:
         call = Call(query, key, value, attn_mask, dropout_p, is_causal, enable_gqa)
         backend = choose(call, rules)
+        overlay.holds_for(c for c in CAPABILITIES if choose(call, replace(rules, capability=c)) is backend)
         if backend is Backend.ERROR:
             raise RuntimeError("No available kernel. Aborting execution.")  # CUDA's own words
         mask = _additive(attn_mask, query.dtype)

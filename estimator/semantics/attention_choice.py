@@ -18,6 +18,9 @@ HALF = (torch.float16, torch.bfloat16)
 CUDNN_VERSION = 91900
 """cuDNN of the CUDA wheels. Source: measured: `torch.backends.cudnn.version()` of 2.11.0+cu130 is 91900."""
 
+CAPABILITIES = ((7, 0), (7, 5), (8, 0), (8, 6), (8, 7), (8, 9), (9, 0), (10, 0), (10, 3), (11, 0), (12, 0), (12, 1))
+"""Compute capabilities that a choice is compared on. Source: CUDA C++ Programming Guide, "Compute Capabilities"."""
+
 
 class Backend(IntEnum):
     """Values as in `torch.nn.attention.SDPBackend`."""

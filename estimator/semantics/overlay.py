@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from types import FunctionType
 from typing import TYPE_CHECKING, Any
 
@@ -38,6 +38,10 @@ class Overlay:
         self.target = target
         self.warnings: list[tuple[str, str]] = []
         """(code, text) of each decision that is not CUDA's own, once each."""
+        self.capabilities: frozenset[tuple[int, int]] | None = None
+        """Compute capabilities on which all that was decided so far would be decided the same; None: on any."""
+        self.asked_device = False
+        """Whether the traced code asked for what tells one card from another: its name, size or properties."""
         self.at_user_level = True
         self.active = True
         self._stack = contextlib.ExitStack()
@@ -54,6 +58,11 @@ class Overlay:
         """Note, once, that something is decided otherwise than CUDA would."""
         if (code, text) not in self.warnings:
             self.warnings.append((code, text))
+
+    def holds_for(self, capabilities: Iterable[tuple[int, int]]) -> None:
+        """Note that a decision is the same on these compute capabilities and no others; the target's is always one."""
+        alike = frozenset(capabilities) | {self.capability}
+        self.capabilities = alike if self.capabilities is None else self.capabilities & alike
 
     def impl(self, name: str, function: Callable[..., Any], key: str = AUTOGRAD, *, with_keyset: bool = False) -> None:
         """Replace the kernel of `aten::name` at a dispatch key until the overlay ends."""

@@ -20,6 +20,15 @@ def install(overlay: Overlay) -> None:
         multi_processor_count=device.multiprocessor_count, max_threads_per_multi_processor=device.threads_per_multiprocessor,
         warp_size=32, is_integrated=0, is_multi_gpu_board=0, gcnArchName=f"sm_{major}{minor}",
     )  # fmt: skip
+
+    def this_card(answer: Any) -> Any:
+        overlay.asked_device = True
+        return answer
+
+    def this_capability(answer: Any) -> Any:
+        overlay.holds_for(())
+        return answer
+
     answers: dict[str, Any] = {
         "is_available": lambda: True,
         "is_initialized": lambda: True,
@@ -28,17 +37,17 @@ def install(overlay: Overlay) -> None:
         "device_count": lambda: 1,
         "current_device": lambda: 0,
         "set_device": lambda device: None,
-        "get_device_name": lambda device=None: properties.name,
-        "get_device_capability": lambda device=None: (major, minor),
-        "get_device_properties": lambda device=None: properties,
-        "is_bf16_supported": lambda including_emulation=True: including_emulation or major >= 8,
-        "is_tf32_supported": lambda: major >= 8,
+        "get_device_name": lambda device=None: this_card(properties.name),
+        "get_device_capability": lambda device=None: this_capability((major, minor)),
+        "get_device_properties": lambda device=None: this_card(properties),
+        "is_bf16_supported": lambda including_emulation=True: including_emulation or this_capability(major >= 8),
+        "is_tf32_supported": lambda: this_capability(major >= 8),
         "can_device_access_peer": lambda device, peer_device: False,
-        "get_arch_list": lambda: [f"sm_{major}{minor}"],
+        "get_arch_list": lambda: this_capability([f"sm_{major}{minor}"]),
         "synchronize": lambda device=None: None,
         "empty_cache": lambda: None,
         "ipc_collect": lambda: None,
-        "mem_get_info": lambda device=None: (device_free(overlay), overlay.target.device.total_bytes),
+        "mem_get_info": lambda device=None: this_card((device_free(overlay), device_total(overlay))),
         "set_per_process_memory_fraction": lambda fraction, device=None: None,
         "memory_stats": lambda device=None: {},
         "memory_summary": lambda device=None, abbreviated=False: "",
@@ -109,6 +118,11 @@ def _generator_class(true: type[torch.Generator], overlay: Overlay) -> type:
             return isinstance(instance, true)
 
     return Meta("Generator", (), {"__doc__": true.__doc__})
+
+
+def device_total(overlay: Overlay) -> int:
+    """Bytes of the whole card."""
+    return overlay.target.device.total_bytes
 
 
 def device_free(overlay: Overlay) -> int:

@@ -1,0 +1,135 @@
+"""Traces of one job, each made once and kept for every device on which torch would do the same."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from estimator.device import Target
+from estimator.errors import EstimatorError, TraceDiedError
+from estimator.job import TrainingJob
+
+if TYPE_CHECKING:
+    from estimator.graph import StepGraph
+
+TIME_LIMIT_SECONDS = 600.0
+Stage = Callable[[str], AbstractContextManager[Any]]
+
+
+class Traces:
+    """What has been traced of a job. Ask it for a trace on a target: one that is kept is given where it holds there.
+
+    Args:
+        job: what is trained; its `alloc_conf` may be another when it is solved, all else is in the traces.
+        isolate: trace in child processes, so that a crash is an error and not the end; default where the system can
+            fork.
+        time_limit_seconds: for the traces of one call.
+    """
+
+    def __init__(
+        self, job: TrainingJob, *, isolate: bool | None = None, time_limit_seconds: float = TIME_LIMIT_SECONDS
+    ) -> None:
+        self.job = job
+        self._isolate, self._limit = isolate, time_limit_seconds
+        self._kept: list[tuple[Target, int, bool, StepGraph]] = []
+        self._failed: list[tuple[Target, tuple[Any, ...], EstimatorError]] = []
+
+    @property
+    def isolated(self) -> bool:
+        """Whether traces run in processes of their own."""
+        from estimator.trace.isolate import can_isolate
+
+        return can_isolate() if self._isolate is None else self._isolate
+
+    def at(
+        self,
+        target: Target,
+        sizes: Sequence[int],
+        steps: Sequence[int],
+        *,
+        real_run: bool = False,
+        say: Callable[[str], None] = lambda text: None,
+        stage: Stage = lambda name: nullcontext(),
+    ) -> list[StepGraph]:
+        """Give the traces at several batch sizes, each of so many steps; those to be made are made at once.
+
+        With `real_run` values are read in a tiny real run on this machine's CPU.
+
+        Raises:
+            EstimatorError: see `estimator.trace.trace` and `estimator.trace.isolate.run_isolated`. Asked again for a
+                card of the same compute capability, a trace that failed fails at once.
+        """
+        asked = (tuple(sizes), tuple(steps), real_run)
+        for failed_on, what, error in self._failed:
+            if what == asked and _alike(failed_on) == _alike(target):
+                raise error
+        found = [self._find(target, size, count, real_run) for size, count in zip(sizes, steps, strict=True)]
+        missing = [index for index, graph in enumerate(found) if graph is None]
+        if missing:
+            say(f"tracing batch {' and '.join(str(sizes[i]) for i in missing)}")
+            try:
+                with stage("trace"):
+                    made = self._make(target, [(sizes[i], steps[i]) for i in missing], real_run)
+            except TraceDiedError:  # it may have been the machine's fault
+                raise
+            except EstimatorError as error:
+                self._failed.append((target, asked, error))
+                raise
+            for index, graph in zip(missing, made, strict=True):
+                self._kept.append((target, steps[index], real_run, graph))
+                found[index] = graph
+        return [graph for graph in found if graph is not None]
+
+    def _find(self, target: Target, size: int, steps: int, real_run: bool) -> StepGraph | None:
+        for made_for, count, real, graph in self._kept:
+            if (graph.batch_size, count, real) == (size, steps, real_run) and holds(graph, made_for, target):
+                return graph
+        return None
+
+    def _make(self, target: Target, wanted: Sequence[tuple[int, int]], real_run: bool) -> list[StepGraph]:
+        from estimator.trace import trace, warm_up
+        from estimator.trace.isolate import run_isolated
+
+        semantics = semantics_of(target)
+        tasks = [partial(trace, self.job, target, size, semantics, steps, real_run) for size, steps in wanted]
+        if self.isolated:
+            warm_up()
+            return run_isolated(tasks, self._limit)
+        return [task() for task in tasks]
+
+
+def holds(graph: StepGraph, made_for: Target, target: Target) -> bool:
+    """Whether a trace made for one target is what another would give.
+
+    It is if torch's release and settings are the same and nothing that ran asked for more of the device than both
+    answer alike: decisions by compute capability note for which they are the same, and whether the job's own code
+    asked for a card's name, size or properties.
+    """
+    if made_for == target:
+        return True
+    if _software(made_for) != _software(target) or graph.facts.get("asked_device", False):
+        return False
+    capabilities = graph.facts.get("capabilities")
+    capability = target.device.compute_capability
+    return capability == made_for.device.compute_capability or capabilities is None or capability in capabilities
+
+
+def _software(target: Target) -> tuple[Any, ...]:
+    return target.device.kind, target.torch_release, target.cudnn_benchmark, target.deterministic
+
+
+def _alike(target: Target) -> tuple[Any, ...]:
+    return (*_software(target), target.device.compute_capability)
+
+
+def semantics_of(target: Target) -> Any:
+    """The decisions of a kind of device, to be laid over a trace."""
+    if target.device.kind == "cpu":
+        from estimator.semantics.cpu import cpu_semantics
+
+        return cpu_semantics
+    from estimator.semantics.cuda import cuda_semantics
+
+    return cuda_semantics

@@ -1,0 +1,111 @@
+"""Traces are made once for devices on which torch would do the same, and anew where it would not."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+torch = pytest.importorskip("torch")
+
+import estimator  # noqa: E402
+from estimator.device import Target  # noqa: E402
+from estimator.devices import resolve_device  # noqa: E402
+from estimator.errors import DataDependentError  # noqa: E402
+from estimator.traces import Traces  # noqa: E402
+
+pytestmark = pytest.mark.torch
+
+TOKENS, WIDTH = 64, 32
+
+
+def target(name: str) -> Target:
+    return Target(device=resolve_device(name), torch_version="2.11.0")
+
+
+class Attend(torch.nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.qkv = torch.nn.Linear(WIDTH, 3 * WIDTH)
+
+    def forward(self, x: Any) -> Any:
+        q, k, v = self.qkv(x).unflatten(-1, (3, 2, -1)).permute(2, 0, 3, 1, 4)
+        return torch.nn.functional.scaled_dot_product_attention(q, k, v)
+
+
+def job(model: Any, **changes: Any) -> estimator.TrainingJob:
+    return estimator.TrainingJob(
+        model=model,
+        batch=lambda n: torch.randn(n, TOKENS, WIDTH),
+        loss=lambda model, x: model(x).float().square().mean(),
+        optimizer="sgd",
+        **changes,
+    )
+
+
+def count_traces(traces: Traces, names: tuple[str, ...]) -> int:
+    """How many traces at batch 4 those cards take."""
+    for name in names:
+        traces.at(target(name), [4], [2])
+    return len(traces._kept)
+
+
+def test_a_model_that_asks_nothing_of_the_card_is_traced_once() -> None:
+    linear = lambda: torch.nn.Linear(WIDTH, WIDTH)  # noqa: E731
+    names = ("t4", "l4", "a100-80gb", "h100-sxm", "b200", "rtx-5090")
+    assert count_traces(Traces(job(linear), isolate=False), names) == 1
+
+
+def test_attention_is_traced_once_for_each_kernel_that_is_chosen() -> None:
+    # bf16 attention: the math path before Ampere (one trace), flash on 8.x and 12.x (one), cuDNN on 9.0 and 10.0 (one).
+    names = ("t4", "v100-16gb", "a10g", "l4", "a100-80gb", "rtx-5090", "h100-sxm", "b200")
+    assert count_traces(Traces(job(Attend, precision="bf16"), isolate=False), names) == 3
+
+
+def test_each_of_a_shared_set_has_the_answer_it_has_alone() -> None:
+    attend = job(Attend, precision="bf16")
+    traces = Traces(attend)
+    given: dict[str, Any] = {"memory": "1GiB", "torch_version": "2.11.0", "cross_check": False}
+    for name in ("t4", "l4", "a100-80gb"):
+        shared, alone = estimator.estimate(attend, name, traces=traces, **given), estimator.estimate(attend, name, **given)
+        assert shared.model_dump(exclude={"seconds"}) == alone.model_dump(exclude={"seconds"})
+
+
+@pytest.mark.parametrize("name", ["get_device_name", "get_device_properties", "mem_get_info"])
+def test_code_that_asks_which_card_it_is_on_is_traced_for_each(name: str) -> None:
+    def build() -> Any:
+        getattr(torch.cuda, name)()
+        return torch.nn.Linear(WIDTH, WIDTH)
+
+    # Both cards are of compute capability 8.9.
+    assert count_traces(Traces(job(build), isolate=False), ("l4", "rtx-4090")) == 2
+
+
+def test_code_that_asks_for_the_capability_is_traced_for_each_capability() -> None:
+    def build() -> Any:
+        return torch.nn.Linear(WIDTH, WIDTH if torch.cuda.get_device_capability() >= (9, 0) else 2 * WIDTH)
+
+    traces = Traces(job(build), isolate=False)
+    assert count_traces(traces, ("l4", "rtx-4090", "h100-sxm", "h200")) == 2
+
+
+def test_another_release_of_torch_is_another_trace() -> None:
+    traces = Traces(job(lambda: torch.nn.Linear(WIDTH, WIDTH)), isolate=False)
+    traces.at(target("l4"), [4], [2])
+    traces.at(Target(device=resolve_device("l4"), torch_version="2.12.0"), [4], [2])
+    assert len(traces._kept) == 2
+
+
+def test_a_trace_that_failed_is_not_tried_again() -> None:
+    calls = []
+
+    def loss(model: Any, x: Any) -> Any:
+        calls.append(1)
+        return model(x).sum() * model(x).sum().item()
+
+    reading = job(lambda: torch.nn.Linear(WIDTH, WIDTH)).with_(loss=loss)
+    traces = Traces(reading, isolate=False)
+    for name in ("l4", "rtx-4090"):
+        with pytest.raises(DataDependentError):
+            traces.at(target(name), [4], [2])
+    assert len(calls) == 1
