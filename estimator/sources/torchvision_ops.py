@@ -1,4 +1,4 @@
-"""What torchvision's compiled library brings besides schemas: derivatives, and CPU kernels for a real tiny run.
+"""What torchvision's compiled library brings besides schemas: derivatives, autocast, CPU kernels for a real tiny run.
 
 Only for the stand-in of `torchvision_import`. CPU kernels are given for the two operators that torchvision's models
 call, `nms` and `roi_align`; the others have shapes and derivatives, but do not run on real data.
@@ -25,9 +25,12 @@ def register() -> list[torch.library.Library]:
     kernels.impl("roi_align", roi_align, "CPU")
     kernels.impl("_roi_align_backward", roi_align_backward, "CPU")
     if "torchvision._autograd_registrations" not in sys.modules:
-        # Before torchvision 0.28 the derivatives are C++ of the library that did not load.
+        # Before torchvision 0.28 derivatives and autocast are C++ of the library that did not load.
         for name, saved in _SAVED.items():
             _register_derivative(name, saved)
+        for key in ("AutocastCPU", "AutocastCUDA"):
+            for name in ("nms", "roi_align"):
+                kernels.impl(name, _in_float32(getattr(torch.ops.torchvision, name)), key)
     return [kernels]
 
 
@@ -139,3 +142,19 @@ def _register_derivative(name: str, saved: int) -> None:
         return (result, None, *(None for _ in ctx.settings))
 
     torch.library.register_autograd(f"torchvision::{name}", backward, setup_context=setup)
+
+
+def _in_float32(op: Any) -> Any:
+    """The operator as autocast runs it: tensors in float32, the result in the dtype of the first.
+
+    Source: torchvision/csrc/ops/autocast/{nms,roi_align}_kernel.cpp, 0.26.
+    """
+    keys = torch._C.DispatchKeySet(torch._C.DispatchKey.AutocastCPU)
+    keys = keys | torch._C.DispatchKeySet(torch._C.DispatchKey.AutocastCUDA)
+
+    def call(first: Tensor, second: Tensor, *rest: Any) -> Tensor:
+        with torch._C._ExcludeDispatchKeyGuard(keys):
+            result: Tensor = op(first.float(), second.float(), *rest)
+            return result.to(first.dtype) if result.is_floating_point() else result
+
+    return call
