@@ -15,9 +15,18 @@ from estimator.solve import Solution
 from estimator.units import format_bytes
 
 _SETTINGS = (
-    "precision", "mode", "grad_clip", "accumulation_steps", "grad_scaler", "channels_last", "zero_grad_set_to_none", "build",
-    "cudnn_benchmark", "deterministic", "alloc_conf",
-)  # fmt: skip
+    "precision",
+    "mode",
+    "grad_clip",
+    "accumulation_steps",
+    "grad_scaler",
+    "channels_last",
+    "zero_grad_set_to_none",
+    "build",
+    "cudnn_benchmark",
+    "deterministic",
+    "alloc_conf",
+)
 
 
 def assemble(
@@ -86,14 +95,19 @@ def _limit(solution: Solution, following: BatchEstimate | None, best: BatchEstim
     assert failing is not None
     lines = sorted((line for line in failing.lines if line.size_bytes > 0), key=lambda line: -line.size_bytes)[:2]
     room = " and ".join(f"{line.name} ({format_bytes(line.size_bytes)})" for line in lines)
-    return f"batch {failing.batch_size} runs out in {failing.oom_at or 'the device context'}; most of the room goes to {room}"
+    place = failing.oom_at or "the device context"
+    return f"batch {failing.batch_size} runs out in {place}; most of the room goes to {room}"
 
 
 def _counts(evaluator: Evaluator, fvcore: Any) -> Counts:
     model, facts = evaluator.model, evaluator.model.graph.facts
     graph = model.graph
     return Counts(
-        **{k: facts[k] for k in ("parameter_count", "trainable_parameter_count", "parameter_bytes", "buffer_bytes") if k in facts},
+        **{
+            k: facts[k]
+            for k in ("parameter_count", "trainable_parameter_count", "parameter_bytes", "buffer_bytes")
+            if k in facts
+        },
         gradient_bytes=int(model.bytes_of(Category.GRADIENT)[0]),
         optimizer_state_bytes=int(model.bytes_of(Category.OPTIMIZER_STATE)[0]),
         activation_bytes_per_sample=int(model.bytes_of(Category.ACTIVATION)[1]),
@@ -112,12 +126,19 @@ def _disagreements(evaluator: Evaluator, fvcore: Any) -> Iterator[Warning]:
     pairs = (
         ("parameters", graph.facts.get("parameter_count"), fvcore.parameter_count),
         ("activation elements of convolutions and matrix products", activation_count(graph), fvcore.activation_count),
-        ("operations of convolutions and matrix products", matrix_flops(graph), None if fvcore.multiply_add_count is None else 2 * fvcore.multiply_add_count),
-    )  # fmt: skip
+        (
+            "operations of convolutions and matrix products",
+            matrix_flops(graph),
+            None if fvcore.multiply_add_count is None else 2 * fvcore.multiply_add_count,
+        ),
+    )
     for what, ours, theirs in pairs:
         if theirs is not None and ours != theirs:
             skipped = f"; fvcore left out {', '.join(fvcore.skipped_ops)}" if fvcore.skipped_ops else ""
-            yield Warning(code="fvcore-disagrees", message=f"{what} for {fvcore.batch_size} samples: {ours} here, {theirs} by fvcore{skipped}")
+            yield Warning(
+                code="fvcore-disagrees",
+                message=f"{what} for {fvcore.batch_size} samples: {ours} here, {theirs} by fvcore{skipped}",
+            )
 
 
 def _modules(evaluator: Evaluator, best: BatchEstimate) -> tuple[ModuleBytes, ...]:
@@ -137,7 +158,9 @@ def _modules(evaluator: Evaluator, best: BatchEstimate) -> tuple[ModuleBytes, ..
             module, kind = model.graph.names.get(block, "").rpartition(".")[0], "parameter_bytes"
         else:
             module = model.ops[event.op].module if event.op >= 0 else ""
-            kind = {Category.ACTIVATION: "activation_bytes", Category.TEMPORARY: "temporary_bytes"}.get(event.category, "")
+            kind = {Category.ACTIVATION: "activation_bytes", Category.TEMPORARY: "temporary_bytes"}.get(
+                event.category, ""
+            )
         if kind:
             row = table.setdefault(module, {})
             row[kind] = row.get(kind, 0) + event.size_bytes
@@ -153,13 +176,23 @@ def _all_warnings(evaluator: Evaluator, solution: Solution, given: list[Warning]
     if solution.beyond:
         sizes = ", ".join(map(str, solution.beyond))
         out.append(
-            Warning(code="not-monotone", message=f"batch {sizes} would fit again although {solution.largest + 1} does not: it hangs on the order of blocks")
-        )  # fmt: skip
+            Warning(
+                code="not-monotone",
+                message=(
+                    f"batch {sizes} would fit again although {solution.largest + 1} does not: it hangs on the "
+                    "order of blocks"
+                ),
+            )
+        )
     if evaluator.context_low != evaluator.context_high:
         out.append(
             Warning(
                 code="context-assumed",
-                message=f"the CUDA context is taken as {format_bytes(evaluator.context)}, between {format_bytes(evaluator.context_low)} and {format_bytes(evaluator.context_high)}: it cannot be known from outside",
+                message=(
+                    f"the CUDA context is taken as {format_bytes(evaluator.context)}, between "
+                    f"{format_bytes(evaluator.context_low)} and {format_bytes(evaluator.context_high)}: it cannot "
+                    "be known from outside"
+                ),
             )
-        )  # fmt: skip
+        )
     return out

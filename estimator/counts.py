@@ -8,8 +8,14 @@ from typing import Any
 from estimator.graph import Op, StepGraph, TensorSpec
 
 _ACTIVATION_OPS = (
-    "aten.convolution.", "aten._convolution.", "aten.addmm.", "aten.mm.", "aten.bmm.", "aten.baddbmm.", "aten.linear.",
-)  # fmt: skip
+    "aten.convolution.",
+    "aten._convolution.",
+    "aten.addmm.",
+    "aten.mm.",
+    "aten.bmm.",
+    "aten.baddbmm.",
+    "aten.linear.",
+)
 """Ops whose results fvcore's ActivationCountAnalysis counts. Source: fvcore/nn/activation_count.py, 0.1.5."""
 
 
@@ -34,7 +40,9 @@ def step_flops(graph: StepGraph, step: int = 1) -> dict[str, int]:
 def activation_count(graph: StepGraph, step: int = 0) -> int:
     """Elements that convolutions and matrix products give in one forward pass, as fvcore counts activations."""
     prefix = f"step{step}.forward"
-    return sum(op.outputs[0].numel for op in graph.ops if op.phase.startswith(prefix) and op.name.startswith(_ACTIVATION_OPS))
+    return sum(
+        op.outputs[0].numel for op in graph.ops if op.phase.startswith(prefix) and op.name.startswith(_ACTIVATION_OPS)
+    )
 
 
 def _flops(graph: StepGraph, step: int) -> Iterator[tuple[Op, int]]:

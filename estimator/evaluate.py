@@ -30,7 +30,9 @@ NO_LIMIT = None
 class Evaluator:
     """Evaluates batch sizes of one fitted job on one device, each replay done once."""
 
-    def __init__(self, model: MemoryModel, device: DeviceProfile, context: tuple[int, int, int], replay: ReplayOf) -> None:
+    def __init__(
+        self, model: MemoryModel, device: DeviceProfile, context: tuple[int, int, int], replay: ReplayOf
+    ) -> None:
         self.model, self.device, self._replay = model, device, replay
         self.context_low, self.context, self.context_high = context
         self._free: dict[tuple[int, str], Any] = {}
@@ -148,21 +150,32 @@ class Evaluator:
 
     def _lines(self, ledger: Ledger, shown: Any, n: int) -> Iterable[CategoryLine]:
         live = _live_at(ledger, shown.peak_event)
-        confidence: dict[str, Confidence] = {"temporaries": "modelled", "library_workspaces": "modelled"} if self.device.kind == "cuda" else {}
+        confidence: dict[str, Confidence] = (
+            {"temporaries": "modelled", "library_workspaces": "modelled"} if self.device.kind == "cuda" else {}
+        )
         for category, name in LINE_OF.items():
-            fixed, per_sample = self.model.bytes_of(category)
+            _, per_sample = self.model.bytes_of(category)
             slope = int(per_sample) if category in (Category.ACTIVATION, Category.INPUT) else 0
-            yield CategoryLine(name=name, size_bytes=live.get(category, 0), per_sample_bytes=slope, confidence=confidence.get(name, "exact"))
+            yield CategoryLine(
+                name=name,
+                size_bytes=live.get(category, 0),
+                per_sample_bytes=slope,
+                confidence=confidence.get(name, "exact"),
+            )
         requested = sum(live.values())
         allocated = shown.peak_allocated_bytes
         modelled: Confidence = "modelled" if self.device.kind == "cuda" else "exact"
         yield CategoryLine(name="allocator_rounding", size_bytes=allocated - requested, confidence=modelled)
-        yield CategoryLine(name="allocator_fragmentation", size_bytes=shown.peak_reserved_bytes - allocated, confidence=modelled)
+        yield CategoryLine(
+            name="allocator_fragmentation", size_bytes=shown.peak_reserved_bytes - allocated, confidence=modelled
+        )
         exact = self.context_low == self.context == self.context_high
         yield CategoryLine(
-            name="cuda_context", size_bytes=self.context, confidence="exact" if exact else "assumed",
+            name="cuda_context",
+            size_bytes=self.context,
+            confidence="exact" if exact else "assumed",
             note=self.device.sources.get("context_bytes", ""),
-        )  # fmt: skip
+        )
 
     def timeline(self, n: int, points: int = 2000) -> tuple[TimelinePoint, ...]:
         """Live requested bytes by category over the program, the highest point of each stretch of events."""

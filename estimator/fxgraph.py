@@ -48,7 +48,11 @@ class _Placeholders:
         if key not in self._made:
             name = self._graph.names.get(spec.storage, "host" if spec.storage < 0 else f"storage_{spec.storage}")
             first = next(iter(self._drawing.nodes), None)
-            place = self._drawing.inserting_after(self._last) if self._last is not None else self._drawing.inserting_before(first)
+            place = (
+                self._drawing.inserting_after(self._last)
+                if self._last is not None
+                else self._drawing.inserting_before(first)
+            )
             with place:
                 node = self._drawing.placeholder(name.replace(".", "_"))
             node.meta.update(shapes=[spec.shape], dtypes=[spec.dtype], module=name.rpartition(".")[0], phase="model")
@@ -65,7 +69,9 @@ def _lives(graph: StepGraph) -> tuple[dict[int, dict[int, int]], dict[int, dict[
 
 
 def _facts(graph: StepGraph, op: Op) -> dict[str, Any]:
-    labels = {spec.storage: graph.categories[spec.storage].value for spec in op.outputs if spec.storage in graph.categories}
+    labels = {
+        spec.storage: graph.categories[spec.storage].value for spec in op.outputs if spec.storage in graph.categories
+    }
     return {
         "module": op.module,
         "phase": op.phase,

@@ -142,8 +142,15 @@ class StepGraph:
         ops = next((i for i, op in enumerate(self.ops) if op.phase.startswith(name)), len(self.ops))
         phases = [(phase, start) for phase, start in self.phases if not phase.startswith(name)]
         return StepGraph(
-            self.batch_size, self.ops[:ops], self.events[:stop], phases, self.categories, self.names, self.facts, self.warnings
-        )  # fmt: skip
+            self.batch_size,
+            self.ops[:ops],
+            self.events[:stop],
+            phases,
+            self.categories,
+            self.names,
+            self.facts,
+            self.warnings,
+        )
 
     def fx(self) -> torch.fx.Graph:
         """The step as a `torch.fx.Graph`: one node an op; `meta` holds module, phase and bytes born and freed."""

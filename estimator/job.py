@@ -20,8 +20,8 @@ class TrainingJob(BaseModel):
     `model` is an `nn.Module` or a factory of one; a factory is built without memory, so prefer it.
     `batch` is a function of the number of samples, an example batch (any pytree of tensors), a `Dataset` or a
     `DataLoader`. `loss(model, batch)` gives the scalar that is differentiated; without it the model's own
-    `.loss` (a `ModelOutput` or a dict) is taken, or in inference its output. `step(model, optimizer, batch)` replaces loss, backward
-    and optimizer step by a loop of the user's own.
+    `.loss` (a `ModelOutput` or a dict) is taken, or in inference its output. `step(model, optimizer, batch)`
+    replaces loss, backward and optimizer step by a loop of the user's own.
 
     Raises:
         JobError: a field is missing, unknown or contradicts another; every problem is named at once.
@@ -57,7 +57,11 @@ class TrainingJob(BaseModel):
         try:
             super().__init__(**fields)
         except ValidationError as error:
-            problems = [f"{'.'.join(map(str, e['loc'])) or 'job'}: {e['msg'].removeprefix('Value error, ')} (got {_short(e['input'])})" for e in error.errors()]
+            problems = [
+                f"{'.'.join(map(str, e['loc'])) or 'job'}: {e['msg'].removeprefix('Value error, ')} (got "
+                f"{_short(e['input'])})"
+                for e in error.errors()
+            ]
             raise JobError(
                 "the training job is not complete or contradicts itself", problems=problems, where="TrainingJob",
                 hint="see help(estimator.TrainingJob) for what each field takes",

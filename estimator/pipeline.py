@@ -78,9 +78,11 @@ def estimate(
     clock = _Clock()
     profile = resolve_device(device, memory, profiles)
     target = Target(
-        device=profile, torch_version=torch_version or torch.__version__.split("+")[0], cudnn_benchmark=job.cudnn_benchmark,
+        device=profile,
+        torch_version=torch_version or torch.__version__.split("+")[0],
+        cudnn_benchmark=job.cudnn_benchmark,
         deterministic=job.deterministic,
-    )  # fmt: skip
+    )
     if traces is None:
         traces = Traces(job, isolate=isolate, time_limit_seconds=time_limit_seconds)
     run = _Run(job, target, clock, say, traces, alloc_conf if alloc_conf is not None else job.alloc_conf, cross_check)
@@ -124,17 +126,16 @@ class _Run:
         self.say("running a few samples for real on the CPU")
         self._warn(
             "real-run",
-            f"{error.what} ({error.got}; {error.where}): values were taken from a real run on the CPU with a few samples, so the answer holds only as far as other data lead the same way",
-        )  # fmt: skip
+            f"{error.what} ({error.got}; {error.where}): values were taken from a real run on the CPU with a few "
+            "samples, so the answer holds only as far as other data lead the same way",
+        )
 
     # ------------------------------------------------------------ stages
 
     def trace(self, *sizes: int, steps: Sequence[int] = ()) -> list[StepGraph]:
         """The traces at several batch sizes; of two steps each unless told otherwise."""
         counts = steps or [SHORT_STEPS] * len(sizes)
-        return self.traces.at(
-            self.target, sizes, counts, real_run=self.real_run, say=self.say, stage=self.clock.stage
-        )
+        return self.traces.at(self.target, sizes, counts, real_run=self.real_run, say=self.say, stage=self.clock.stage)
 
     def fitted(self, graphs: list[StepGraph]) -> MemoryModel:
         from estimator import scratch
@@ -159,14 +160,19 @@ class _Run:
         if self.target.device.kind == "cpu":
             return lambda ledger, limit: allocator.replay_cpu(ledger, limit)
         config = allocator.AllocatorConfig.from_string(self.conf) if self.conf else allocator.AllocatorConfig()
-        return lambda ledger, limit: allocator.replay(ledger, config, limit, total_bytes=self.target.device.total_bytes, may_fail=ledger.may_fail)
+        return lambda ledger, limit: allocator.replay(
+            ledger, config, limit, total_bytes=self.target.device.total_bytes, may_fail=ledger.may_fail
+        )
 
     def solve(self, evaluator: Evaluator, which: str) -> Solution:
         start = evaluator.model.calibration_sizes[0]
         with self.clock.stage("solve"):
             return largest_batch(
-                lambda n: evaluator.fits(n, which), lambda n: evaluator.unlimited(n, which).peak_reserved_bytes, evaluator.limit_bytes(which), start
-            )  # fmt: skip
+                lambda n: evaluator.fits(n, which),
+                lambda n: evaluator.unlimited(n, which).peak_reserved_bytes,
+                evaluator.limit_bytes(which),
+                start,
+            )
 
     # ------------------------------------------------------------ the way through
 
@@ -177,8 +183,15 @@ class _Run:
             graphs = self.calibrate()
             evaluator, solution = self.verified(graphs)
             return assemble(
-                self.job, self.target, evaluator, solution, lambda which: self.solve(evaluator, which), self.warnings, self.clock.seconds, fvcore()
-            )  # fmt: skip
+                self.job,
+                self.target,
+                evaluator,
+                solution,
+                lambda which: self.solve(evaluator, which),
+                self.warnings,
+                self.clock.seconds,
+                fvcore(),
+            )
 
     @contextmanager
     def _fvcore(self) -> Iterator[Callable[[], Any]]:
@@ -216,12 +229,15 @@ class _Run:
             parting = compare(*graphs)
             if not parting:
                 if problem is not None:
-                    self._warn("calibrated-again", f"{problem.got}; calibrated at batch sizes {pair[0]} and {pair[1]} instead")
+                    self._warn(
+                        "calibrated-again", f"{problem.got}; calibrated at batch sizes {pair[0]} and {pair[1]} instead"
+                    )
                 return graphs
             problem = problem or FitError(
-                "the step is not the same program at two batch sizes", got=parting.text,
+                "the step is not the same program at two batch sizes",
+                got=parting.text,
                 hint="make the step's structure independent of the batch size",
-            )  # fmt: skip
+            )
         assert problem is not None
         raise problem
 
@@ -240,7 +256,10 @@ class _Run:
             graphs = self.refit(graphs, seen, residual)
             evaluator = self.evaluator(self.fitted(graphs))
             solution = self.solve(evaluator, "high")
-        self._warn("unverified", f"after {ROUNDS} traces at solved batch sizes the model is still off at batch {solution.largest}")
+        self._warn(
+            "unverified",
+            f"after {ROUNDS} traces at solved batch sizes the model is still off at batch {solution.largest}",
+        )
         return evaluator, solution
 
     def refit(self, graphs: list[StepGraph], seen: StepGraph, residual: int | None) -> list[StepGraph]:
@@ -250,14 +269,20 @@ class _Run:
             model = self.fitted([*graphs, seen])
             bent = [c for c in model.curves if c.degree == 2]
             self._warn(
-                "not-linear", f"{len(bent)} storages do not grow linearly with the batch (batch-by-batch tensors?); fitted with a square term through batch sizes {model.calibration_sizes}"
-            )  # fmt: skip
+                "not-linear",
+                f"{len(bent)} storages do not grow linearly with the batch (batch-by-batch tensors?); fitted with "
+                f"a square term through batch sizes {model.calibration_sizes}",
+            )
             return [*graphs, seen]
         seen, other = self.trace(n, n + 1 if n < 4 else n - max(1, n // 64), steps=(LONG_STEPS, LONG_STEPS))
         pair = sorted([seen, other], key=lambda g: g.batch_size)
         if compare(*pair):
             raise FitError("the step changes with every batch size", got=compare(*pair).text)
-        self._warn("local-fit", f"the step is another program at batch {n} than at {graphs[0].batch_size}; bytes are followed around batch {n} only")
+        self._warn(
+            "local-fit",
+            f"the step is another program at batch {n} than at {graphs[0].batch_size}; bytes are followed around "
+            f"batch {n} only",
+        )
         return pair
 
     def _warn(self, code: str, message: str) -> None:

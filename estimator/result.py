@@ -19,10 +19,20 @@ SCHEMA_VERSION = 1
 Confidence = Literal["exact", "modelled", "assumed"]
 
 CATEGORIES = (
-    "parameters", "gradients", "optimizer_state", "buffers", "inputs", "activations", "temporaries",
-    "library_workspaces", "allocator_rounding", "allocator_fragmentation", "cuda_context",
-)  # fmt: skip
-"""Lines of the memory table, in order; they sum to `device_bytes`. On a CPU the context line is the process baseline."""
+    "parameters",
+    "gradients",
+    "optimizer_state",
+    "buffers",
+    "inputs",
+    "activations",
+    "temporaries",
+    "library_workspaces",
+    "allocator_rounding",
+    "allocator_fragmentation",
+    "cuda_context",
+)
+"""Lines of the memory table, in order; they sum to `device_bytes`. On a CPU the context line is the baseline of
+the process."""
 
 
 class Warning(BaseModel):

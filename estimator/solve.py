@@ -21,7 +21,9 @@ class Solution:
     unlimited: bool = False
 
 
-def largest_batch(fits: Callable[[int], bool], need_bytes: Callable[[int], int], limit_bytes: int, start: int) -> Solution:
+def largest_batch(
+    fits: Callable[[int], bool], need_bytes: Callable[[int], int], limit_bytes: int, start: int
+) -> Solution:
     """Find the largest batch size that fits and whose successor does not.
 
     `need_bytes` is about linear in the batch size (the reserved peak without a limit) and steers the search;
@@ -72,7 +74,7 @@ def _guess(need_bytes: Callable[[int], int], limit_bytes: int, start: int) -> in
             return min(MOST, max(1, x1 * 64))
         meets = x0 + (limit_bytes - y0) * (x1 - x0) // (y1 - y0)
         meets = min(max(1, meets), MOST)
-        if meets in (x0, x1) or meets > 64 * x1 and limit_bytes < y0:
+        if meets in (x0, x1) or (meets > 64 * x1 and limit_bytes < y0):
             break
         x0, y0, x1, y1 = x1, y1, meets, need_bytes(meets)
         if x0 > x1:

@@ -59,7 +59,9 @@ def graph_of(n: int, *, extra: bool = False) -> StepGraph:
             graph.events.append(StorageEvent(False, step, 8 * n, len(graph.ops) - 1))
         graph.events.append(StorageEvent(True, step + 1, 8 * n, len(graph.ops)))
         spec = TensorSpec("float32", (2 * n,), (1,), step + 1)
-        graph.ops.append(Op("aten.mm.default", (spec,), {}, (spec,), "layer", f"step{step}.forward", False, len(graph.events)))
+        graph.ops.append(
+            Op("aten.mm.default", (spec,), {}, (spec,), "layer", f"step{step}.forward", False, len(graph.events))
+        )
     if extra:
         graph.ops.append(Op("aten.add.Tensor"))
     return graph
@@ -94,8 +96,18 @@ def test_scratch_is_asked_for_at_the_shapes_of_the_batch_and_kept_only_by_key() 
     events = [(e.is_alloc, e.size_bytes, e.category) for e in model.at(5).events]
     assert asked == [(10,)]  # both calls are alike, so the rule is asked once
     weight = (True, 100, Category.PARAMETER)
-    first = [(True, 32, Category.WORKSPACE), (True, 40, Category.TEMPORARY), (True, 40, Category.TEMPORARY), (False, 40, Category.TEMPORARY)]
-    second = [(False, 40, Category.TEMPORARY), (True, 40, Category.TEMPORARY), (True, 40, Category.TEMPORARY), (False, 40, Category.TEMPORARY)]
+    first = [
+        (True, 32, Category.WORKSPACE),
+        (True, 40, Category.TEMPORARY),
+        (True, 40, Category.TEMPORARY),
+        (False, 40, Category.TEMPORARY),
+    ]
+    second = [
+        (False, 40, Category.TEMPORARY),
+        (True, 40, Category.TEMPORARY),
+        (True, 40, Category.TEMPORARY),
+        (False, 40, Category.TEMPORARY),
+    ]
     assert events == [weight, *first, *second]
 
 
@@ -107,7 +119,12 @@ def test_repeated_steps_free_what_the_step_before_left() -> None:
     steps.phases.append(("step2.forward", len(steps.events)))
     steps.events += [StorageEvent(False, 2, 32, 1), StorageEvent(True, 3, 32, 2)]
     steps.ops.append(replace(steps.ops[-1], phase="step2.forward", end=len(steps.events)))
-    other = StepGraph(8, steps.ops, [e._replace(size_bytes=e.size_bytes if e.storage == 0 else 64) for e in steps.events], steps.phases)
+    other = StepGraph(
+        8,
+        steps.ops,
+        [e._replace(size_bytes=e.size_bytes if e.storage == 0 else 64) for e in steps.events],
+        steps.phases,
+    )
     model = fit([steps, other], no_scratch, lambda op: False, 6)
     ledger = model.at(4)
     live: set[int] = set()

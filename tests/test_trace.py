@@ -55,7 +55,9 @@ def test_parameters_are_counted_once_and_named() -> None:
 
 def test_tied_weights_are_one_storage() -> None:
     def tied() -> nn.Module:
-        model = nn.Sequential(nn.Linear(16, 16, bias=False), nn.Linear(16, 16, bias=False), nn.Linear(16, 4, bias=False))
+        model = nn.Sequential(
+            nn.Linear(16, 16, bias=False), nn.Linear(16, 16, bias=False), nn.Linear(16, 4, bias=False)
+        )
         model[1].weight = model[0].weight
         return model
 

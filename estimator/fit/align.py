@@ -31,11 +31,17 @@ def compare(first: StepGraph, second: StepGraph) -> Parting:
     if len(first.ops) != len(second.ops):
         longer = max(first, second, key=lambda g: len(g.ops))
         op = longer.ops[min(len(first.ops), len(second.ops))]
-        return Parting(f"{sizes} give {len(first.ops)} and {len(second.ops)} ops; the longer goes on with {op.name} in {op.phase}, module {op.module!r}")
+        return Parting(
+            f"{sizes} give {len(first.ops)} and {len(second.ops)} ops; the longer goes on with {op.name} in "
+            f"{op.phase}, module {op.module!r}"
+        )
     for index, (x, y) in enumerate(zip(first.events, second.events, strict=False)):
         if (x.is_alloc, x.storage, x.op) != (y.is_alloc, y.storage, y.op):
             op = first.ops[max(x.op, 0)]
-            return Parting(f"{sizes} part at event {index} near {op.name} in {op.phase}, module {op.module!r}: storages live differently long")
+            return Parting(
+                f"{sizes} part at event {index} near {op.name} in {op.phase}, module {op.module!r}: storages live "
+                "differently long"
+            )
     if len(first.events) != len(second.events):
         return Parting(f"{sizes} give {len(first.events)} and {len(second.events)} allocator events")
     return Parting()

@@ -47,8 +47,11 @@ def interpolate(first: Any, second: Any, sizes: tuple[int, int], n: int) -> Any:
         return first
     if isinstance(first, TensorSpec) and isinstance(second, TensorSpec):
         return TensorSpec(
-            first.dtype, interpolate(first.shape, second.shape, sizes, n), interpolate(first.stride, second.stride, sizes, n), first.storage
-        )  # fmt: skip
+            first.dtype,
+            interpolate(first.shape, second.shape, sizes, n),
+            interpolate(first.stride, second.stride, sizes, n),
+            first.storage,
+        )
     if isinstance(first, tuple) and isinstance(second, tuple) and len(first) == len(second):
         return tuple(interpolate(a, b, sizes, n) for a, b in zip(first, second, strict=True))
     if isinstance(first, int) and isinstance(second, int):
@@ -56,6 +59,7 @@ def interpolate(first: Any, second: Any, sizes: tuple[int, int], n: int) -> Any:
     if isinstance(first, float) and isinstance(second, float):
         return first + (second - first) * (n - sizes[0]) / (sizes[1] - sizes[0])
     raise FitError(
-        "an op's arguments differ between two batch sizes in more than numbers", got=f"{first!r} and {second!r}",
+        "an op's arguments differ between two batch sizes in more than numbers",
+        got=f"{first!r} and {second!r}",
         where=f"batch sizes {sizes[0]} and {sizes[1]}",
-    )  # fmt: skip
+    )

@@ -39,13 +39,17 @@ class MemoryModel:
     shapes of that batch, as some rules have thresholds.
     """
 
-    def __init__(self, graphs: Sequence[StepGraph], scratch_of: ScratchOf, has_scratch: Callable[[Op], bool], total_steps: int) -> None:
+    def __init__(
+        self, graphs: Sequence[StepGraph], scratch_of: ScratchOf, has_scratch: Callable[[Op], bool], total_steps: int
+    ) -> None:
         self.calibration_sizes = tuple(g.batch_size for g in graphs)
         self._scratch_of = scratch_of
         first, second = graphs[0], graphs[1]
         self._pair = (first.batch_size, second.batch_size)
         births = [[e.size_bytes for e in g.events if e.is_alloc] for g in graphs]
-        self.curves: list[Curve] = [curve_through(self.calibration_sizes, values) for values in zip(*births, strict=False)]
+        self.curves: list[Curve] = [
+            curve_through(self.calibration_sizes, values) for values in zip(*births, strict=False)
+        ]
         self._extend_curves(first, len(births[0]))
         self.ops, self._others = first.ops, second.ops
         self.graph = first
@@ -53,7 +57,7 @@ class MemoryModel:
         self.categories = _categories(first)
         self._scratched = [has_scratch(op) for op in first.ops]
         self._plan = list(self._ordered())
-        self._evaluated: dict[tuple[int, str], list[tuple[Any, ...]]] = {}
+        self._evaluated: dict[tuple[int, str], list[Any]] = {}
 
     def _extend_curves(self, graph: StepGraph, count: int) -> None:
         """Let storages of a last step that only the first trace has follow those of the step before, birth by birth."""
@@ -81,7 +85,11 @@ class MemoryModel:
         end of the forward); of all else: what is live when the last optimizer step begins.
         """
         late = category not in (Category.ACTIVATION, Category.INPUT, Category.TEMPORARY)
-        chosen = [self.curves[s] for s in self._live_at(("optimizer",) if late else ("backward",)) if self.categories[s] is category]
+        chosen = [
+            self.curves[s]
+            for s in self._live_at(("optimizer",) if late else ("backward",))
+            if self.categories[s] is category
+        ]
         return sum((c.constant for c in chosen), Fraction(0)), sum((c.per_sample for c in chosen), Fraction(0))
 
     @property
@@ -128,7 +136,9 @@ class MemoryModel:
             while start < op.end and not (graph.events[start].is_alloc and graph.events[start].op >= index):
                 start += 1
             yield from events(start)
-            while phase < len(graph.phases) and graph.phases[phase][1] <= position and graph.phases[phase][0] == op.phase:
+            while (
+                phase < len(graph.phases) and graph.phases[phase][1] <= position and graph.phases[phase][0] == op.phase
+            ):
                 yield "phase", phase, 0
                 phase += 1
             yield "call", index, start
@@ -137,7 +147,7 @@ class MemoryModel:
         for rest in range(phase, len(graph.phases)):
             yield "phase", rest, 0
 
-    def scratch_at(self, index: int, n: int) -> list[tuple[Any, ...]]:
+    def scratch_at(self, index: int, n: int) -> list[Any]:
         """Hidden allocations of op `index` at batch size `n`, as the rules' records."""
         while index >= len(self._others):  # a repeated step that only the first trace has: ask the step before
             index -= len(self.ops) - len(self._others)
@@ -211,7 +221,9 @@ class _Writer:
         entries = [s for s in hidden if s.result is None]
         window = model.graph.events[start : op.end]
         results = sum(e.is_alloc for e in window)
-        places = [0 if s.when == "before" else results if s.results_before is None else s.results_before for s in entries]
+        places = [
+            0 if s.when == "before" else results if s.results_before is None else s.results_before for s in entries
+        ]
         live: list[tuple[int, int, int]] = []  # (block, bytes, scratch entries that will still lie beside it)
         done = taken = 0
         for e in [*window, None]:
@@ -290,7 +302,9 @@ def _categories(graph: StepGraph) -> list[Category]:
     return out
 
 
-def fit(graphs: Sequence[StepGraph], scratch_of: ScratchOf, has_scratch: Callable[[Op], bool], total_steps: int) -> MemoryModel:
+def fit(
+    graphs: Sequence[StepGraph], scratch_of: ScratchOf, has_scratch: Callable[[Op], bool], total_steps: int
+) -> MemoryModel:
     """Fit traces of one job at two or three batch sizes.
 
     Raises:

@@ -32,7 +32,9 @@ class Repeats:
         next_block = 1 + max(e.block for e in ledger.events if e.is_alloc)
         for again in range(1, self.count + 1):
             offset = len(ledger.events) - begin
-            ledger.phases.extend((f"step{number + again}.{name.split('.', 1)[1]}", start + offset) for name, start in phases)
+            ledger.phases.extend(
+                (f"step{number + again}.{name.split('.', 1)[1]}", start + offset) for name, start in phases
+            )
             fresh = list(range(next_block, next_block + len(newer)))
             next_block += len(newer)
             renamed = dict(zip(older, newer, strict=True)) | dict(zip(newer, fresh, strict=True))

@@ -29,7 +29,9 @@ def batch_maker(given: Any, batch_dim: int | str | None = None) -> BatchMaker:
     """
     if isinstance(given, DataLoader):
         return _Collated(_loader_samples(given), given.collate_fn or default_collate)
-    if isinstance(given, Dataset) or (hasattr(given, "__getitem__") and hasattr(given, "__len__") and not _is_pytree(given)):
+    if isinstance(given, Dataset) or (
+        hasattr(given, "__getitem__") and hasattr(given, "__len__") and not _is_pytree(given)
+    ):
         return _Collated(_dataset_samples(given), default_collate)
     if callable(given) and not isinstance(given, Tensor):
         return given  # type: ignore[no-any-return]
@@ -49,9 +51,12 @@ def _dataset_samples(data: Any) -> Callable[[], Iterator[Any]]:
 def _loader_samples(loader: DataLoader[Any]) -> Callable[[], Iterator[Any]]:
     if loader.batch_sampler is None and loader.batch_size is None:
         raise JobError(
-            "the DataLoader makes no batches of its own", got="batch_size=None, no batch_sampler", where="TrainingJob.batch",
-            allowed="a DataLoader with a batch size, a Dataset, or a function of n", hint="give batch=lambda n: ...",
-        )  # fmt: skip
+            "the DataLoader makes no batches of its own",
+            got="batch_size=None, no batch_sampler",
+            where="TrainingJob.batch",
+            allowed="a DataLoader with a batch size, a Dataset, or a function of n",
+            hint="give batch=lambda n: ...",
+        )
     return _dataset_samples(loader.dataset)
 
 
@@ -70,24 +75,35 @@ class _Example:
         if isinstance(batch_dim, str):
             dims = [t.names.index(batch_dim) if batch_dim in (t.names or ()) else None for t in tensors]
             if all(d is None for d in dims):
-                raise JobError("no tensor of the batch has the named dimension", got=batch_dim, where="TrainingJob.batch_dim")
+                raise JobError(
+                    "no tensor of the batch has the named dimension", got=batch_dim, where="TrainingJob.batch_dim"
+                )
             return dims
         if batch_dim is not None:
             bad = [tuple(t.shape) for t in tensors if t.dim() and not -t.dim() <= batch_dim < t.dim()]
             if bad:
-                raise JobError(f"batch_dim={batch_dim} is not a dimension of every tensor", got=str(bad[0]), where="TrainingJob.batch_dim")
+                raise JobError(
+                    f"batch_dim={batch_dim} is not a dimension of every tensor",
+                    got=str(bad[0]),
+                    where="TrainingJob.batch_dim",
+                )
             return [batch_dim % t.dim() if t.dim() else None for t in tensors]
         lengths = {t.shape[0] for t in tensors if t.dim()}
         if len(lengths) != 1:
             raise JobError(
-                "the example batch does not show its batch dimension", got=f"first dimensions {sorted(lengths)}", where="TrainingJob.batch",
-                allowed="tensors that agree in their first dimension", hint="name it with batch_dim=, or give batch=lambda n: ...",
-            )  # fmt: skip
+                "the example batch does not show its batch dimension",
+                got=f"first dimensions {sorted(lengths)}",
+                where="TrainingJob.batch",
+                allowed="tensors that agree in their first dimension",
+                hint="name it with batch_dim=, or give batch=lambda n: ...",
+            )
         return [0 if t.dim() else None for t in tensors]
 
     def __call__(self, n: int) -> Any:
         dims = iter(self._dims)
-        return tree_unflatten([_resize(t, next(dims), n) if isinstance(t, Tensor) else t for t in self._leaves], self._tree)
+        return tree_unflatten(
+            [_resize(t, next(dims), n) if isinstance(t, Tensor) else t for t in self._leaves], self._tree
+        )
 
 
 def _resize(t: Tensor, dim: int | None, n: int) -> Tensor:
@@ -120,7 +136,9 @@ class _Collated:
             except StopIteration:
                 break
         if not self._taken:
-            raise JobError("the dataset is empty", where="TrainingJob.batch", hint="give a dataset with at least one sample")
+            raise JobError(
+                "the dataset is empty", where="TrainingJob.batch", hint="give a dataset with at least one sample"
+            )
         return [self._taken[i % len(self._taken)] for i in range(n)]
 
     def __call__(self, n: int) -> Any:
@@ -130,7 +148,8 @@ class _Collated:
             raise
         except Exception as error:
             raise JobError(
-                f"the collate function fails on {n} samples", got=f"{type(error).__name__}: {error}", where="TrainingJob.batch",
+                f"the collate function fails on {n} samples",
+                got=f"{type(error).__name__}: {error}", where="TrainingJob.batch",
                 hint="give a collate function that takes any number of samples, or batch=lambda n: ...",
             ) from error  # fmt: skip
 
@@ -149,6 +168,8 @@ def check_scales(make: BatchMaker, first: int, second: int) -> None:
         shapes.append([tuple(t.shape) for t in leaves])
     if shapes[0] == shapes[1]:
         raise JobError(
-            "the batch does not depend on the number of samples", got=f"the same shapes {shapes[0][:4]} for {first} and {second}",
-            where="TrainingJob.batch", hint="give a function that makes n samples: batch=lambda n: torch.randn(n, ...)",
-        )  # fmt: skip
+            "the batch does not depend on the number of samples",
+            got=f"the same shapes {shapes[0][:4]} for {first} and {second}",
+            where="TrainingJob.batch",
+            hint="give a function that makes n samples: batch=lambda n: torch.randn(n, ...)",
+        )

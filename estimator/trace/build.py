@@ -48,8 +48,11 @@ def make_model(given: Any, precision: str, recorder: Recorder, *, on_device: boo
         recorder.recording = True
     if not isinstance(model, nn.Module):
         raise JobError(
-            "the model factory gives no nn.Module", got=type(model).__name__, where="TrainingJob.model", allowed="an nn.Module or a function of no arguments that returns one",
-        )  # fmt: skip
+            "the model factory gives no nn.Module",
+            got=type(model).__name__,
+            where="TrainingJob.model",
+            allowed="an nn.Module or a function of no arguments that returns one",
+        )
     return model
 
 
@@ -100,12 +103,17 @@ def lent(model: nn.Module, mode: FakeTensorMode, precision: str, device: torch.d
     """
     faker = _Faker(mode, precision, device)
     before = [
-        (m, {k: (dict(v) if isinstance(v, dict) else v) for k, v in m.__dict__.items()}, {k: v for k, v in m.__dict__.items() if isinstance(v, dict)})
+        (
+            m,
+            {k: (dict(v) if isinstance(v, dict) else v) for k, v in m.__dict__.items()},
+            {k: v for k, v in m.__dict__.items() if isinstance(v, dict)},
+        )
         for m in model.modules()
     ]
     try:
         for module in model.modules():
-            for held in (module._parameters, module._buffers):
+            slots: tuple[dict[str, Any], ...] = (module._parameters, module._buffers)
+            for held in slots:
                 for name, t in held.items():
                     if t is not None and not nn.parameter.is_lazy(t):
                         held[name] = faker(t)

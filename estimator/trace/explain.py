@@ -8,7 +8,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import torch
-from torch._subclasses.fake_tensor import DataDependentOutputException, DynamicOutputShapeException, UnsupportedOperatorException
+from torch._subclasses.fake_tensor import (
+    DataDependentOutputException,
+    DynamicOutputShapeException,
+    UnsupportedOperatorException,
+)
 
 from estimator.errors import DataDependentError, EstimatorError, MissingKernelError, TraceError
 from estimator.graph import StepGraph
@@ -39,26 +43,33 @@ def explained(graph: StepGraph) -> Iterator[None]:
         raise
     except (UnsupportedOperatorException, NotImplementedError) as error:
         raise MissingKernelError(
-            "an op has no kernel for tensors without data", got=str(error).splitlines()[0][:300], where=_where(error, graph),
+            "an op has no kernel for tensors without data",
+            got=str(error).splitlines()[0][:300], where=_where(error, graph),
             hint="register one with torch.library.register_fake, or allow a tiny real run (--allow-real-run)",
         ) from error  # fmt: skip
     except torch.OutOfMemoryError:
         raise
     except Exception as error:
         raise TraceError(
-            "the step fails on tensors without data", got=f"{type(error).__name__}: {str(error)[:500]}", where=_where(error, graph),
-            hint="if the same step runs on real tensors, please report it; --allow-real-run falls back to a tiny real run",
+            "the step fails on tensors without data",
+            got=f"{type(error).__name__}: {str(error)[:500]}", where=_where(error, graph),
+            hint=("if the same step runs on real tensors, please report it; --allow-real-run falls back to a tiny "
+            "real run"),
         ) from error  # fmt: skip
 
 
 def _data_dependent(op: str, error: BaseException, graph: StepGraph) -> DataDependentError:
     return DataDependentError(
-        "the step branches on, or takes shapes from, values that only a real run has", got=op, where=_where(error, graph),
+        "the step branches on, or takes shapes from, values that only a real run has",
+        got=op,
+        where=_where(error, graph),
         hint="make the step independent of the data, or allow a tiny real run on this machine's CPU (--allow-real-run)",
-    )  # fmt: skip
+    )
 
 
 def _where(error: BaseException, graph: StepGraph) -> str:
     phase = graph.phases[-1][0] if graph.phases else "start"
     module = graph.ops[-1].module if graph.ops else ""
-    return "; ".join(filter(None, (user_line(error), f"phase {phase}", f"after an op of module {module!r}" if module else "")))
+    return "; ".join(
+        filter(None, (user_line(error), f"phase {phase}", f"after an op of module {module!r}" if module else ""))
+    )

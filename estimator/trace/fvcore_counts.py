@@ -15,7 +15,6 @@ from estimator.trace.batches import batch_maker
 from estimator.trace.build import default_dtype
 from estimator.trace.step import default_loss
 
-
 _MATRIX_OPERATORS = frozenset({"conv", "linear", "addmm", "mm", "bmm", "baddbmm", "matmul", "einsum"})
 """fvcore's names of the operators whose multiply-adds `estimator.counts.step_flops` counts too, attention apart."""
 
@@ -49,7 +48,9 @@ class _Flat(nn.Module):
 
     def forward(self, *tensors: Tensor) -> tuple[Tensor, ...]:
         given = iter(tensors)
-        args, kwargs = tree_unflatten([next(given) if isinstance(leaf, Tensor) else leaf for leaf in self._leaves], self._tree)
+        args, kwargs = tree_unflatten(
+            [next(given) if isinstance(leaf, Tensor) else leaf for leaf in self._leaves], self._tree
+        )
         out = self.model(*args, **kwargs)
         values = out.to_tuple() if hasattr(out, "to_tuple") else out
         return tuple(t for t in tree_leaves(values) if isinstance(t, Tensor))
@@ -74,7 +75,11 @@ def fvcore_counts(job: TrainingJob, batch_size: int) -> FvcoreCounts:
             counted = int(activations.total()), int(products)
             return FvcoreCounts(batch_size, parameters, *counted, tuple(sorted(flops.unsupported_ops())))
         except Exception as error:  # fvcore traces with torch.jit, which takes few models on meta tensors
-            return FvcoreCounts(batch_size, parameters, problem=f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}")
+            return FvcoreCounts(
+                batch_size,
+                parameters,
+                problem=f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}",
+            )
 
 
 def _call_of(job: TrainingJob, model: nn.Module, batch_size: int) -> tuple[Any, ...]:

@@ -48,9 +48,10 @@ class Child(Generic[T]):
         """
         if not self._pipe.poll(max(0.0, deadline - time.monotonic())):
             raise TraceDiedError(
-                "the trace ran out of time", got=f"no result after {limit_seconds:g} s",
+                "the trace ran out of time",
+                got=f"no result after {limit_seconds:g} s",
                 hint="give it longer (time_limit_seconds=, --time-limit)",
-            )  # fmt: skip
+            )
         try:
             status, payload = pickle.loads(self._pipe.recv_bytes())  # written by our own child a moment ago
         except EOFError:

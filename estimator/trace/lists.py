@@ -14,7 +14,28 @@ from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.utils._mode_utils import no_dispatch
 
 _POINTWISE = frozenset(
-    "add sub mul div addcmul addcdiv lerp maximum minimum clamp_max clamp_min pow sqrt rsqrt neg abs sign reciprocal exp log".split()
+    [
+        "add",
+        "sub",
+        "mul",
+        "div",
+        "addcmul",
+        "addcdiv",
+        "lerp",
+        "maximum",
+        "minimum",
+        "clamp_max",
+        "clamp_min",
+        "pow",
+        "sqrt",
+        "rsqrt",
+        "neg",
+        "abs",
+        "sign",
+        "reciprocal",
+        "exp",
+        "log",
+    ]
 )
 NOT_DONE = object()
 
@@ -34,7 +55,11 @@ def run_on_lists(func: Any, args: tuple[Any, ...], mode: FakeTensorMode) -> Any:
         return NOT_DONE
     lists = [a for a in args if isinstance(a, (list, tuple)) and a and isinstance(a[0], Tensor)]
     first = lists[0]
-    if not all(isinstance(t, FakeTensor) and t.dtype == first[0].dtype and t.is_floating_point() for each in lists for t in each):
+    if not all(
+        isinstance(t, FakeTensor) and t.dtype == first[0].dtype and t.is_floating_point()
+        for each in lists
+        for t in each
+    ):
         return NOT_DONE
     if any(a.shape != b.shape for each in lists[1:] for a, b in zip(first, each, strict=False)):
         return NOT_DONE

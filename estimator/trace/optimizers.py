@@ -46,9 +46,12 @@ def optimizer_maker(given: Callable[..., Any] | str | None) -> Callable[[Iterabl
     if name not in _BY_NAME:
         near = difflib.get_close_matches(name, NAMES, 3)
         raise JobError(
-            "no optimizer has that name", got=repr(given), allowed=", ".join(NAMES), where="TrainingJob.optimizer",
+            "no optimizer has that name",
+            got=repr(given),
+            allowed=", ".join(NAMES),
+            where="TrainingJob.optimizer",
             hint=f"did you mean {' or '.join(near)}?" if near else "or give a function of the parameters",
-        )  # fmt: skip
+        )
     kind, options = _BY_NAME[name]
     make = getattr(torch.optim, kind)
     return lambda params: make(params, **options)

@@ -29,7 +29,10 @@ from estimator.trace.values import READERS
 
 Place = tuple[str, int, str]
 """File and line of the Python code that made the call, and the op's name."""
-_SKIPPED = tuple(str(Path(torch.__file__).parent / name) for name in ("utils", "_ops.py", "_subclasses", "overrides.py", "_compile.py", "_dynamo", "_library", "library.py"))
+_SKIPPED = tuple(
+    str(Path(torch.__file__).parent / name)
+    for name in ("utils", "_ops.py", "_subclasses", "overrides.py", "_compile.py", "_dynamo", "_library", "library.py")
+)
 _OURS = str(Path(__file__).parents[1])
 
 
@@ -67,7 +70,9 @@ class _Log(TorchDispatchMode):
         super().__init__()
         self._reads = reads
 
-    def __torch_dispatch__(self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None) -> Any:
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
         out = func(*args, **(kwargs or {}))
         if func in READERS or func.namespace not in ("aten", "prim", "prims"):
             self._reads.add(place_of(func), tree_map(lambda x: x.detach().clone() if isinstance(x, Tensor) else x, out))
@@ -86,7 +91,8 @@ def record_reads(job: TrainingJob, batch_size: int, steps: int) -> Reads:
             _run(job, batch_size, steps)
     except Exception as error:
         raise TraceError(
-            "the tiny real run on the CPU fails too", got=f"{type(error).__name__}: {error}", where=user_line(error) or None,
+            "the tiny real run on the CPU fails too",
+            got=f"{type(error).__name__}: {error}", where=user_line(error) or None,
             hint="make the job run on a CPU with a few samples",
         ) from error  # fmt: skip
     return reads
@@ -101,7 +107,9 @@ def _run(job: TrainingJob, n: int, steps: int) -> None:
     batches = batch_maker(job.batch, job.batch_dim)
     dtype = DTYPES.get(job.precision)
     for _ in range(steps):
-        batch = tree_map_only(Tensor, lambda t: t.to(dtype) if dtype is not None and t.is_floating_point() else t, batches(n))
+        batch = tree_map_only(
+            Tensor, lambda t: t.to(dtype) if dtype is not None and t.is_floating_point() else t, batches(n)
+        )
         if job.step is not None:
             job.step(model, optimizer, batch)
             continue

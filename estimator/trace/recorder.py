@@ -108,7 +108,9 @@ class Recorder(TorchDispatchMode):
             name = self._dtype_names[t.dtype] = str(t.dtype).removeprefix("torch.")
         entry = self._live.get(t.untyped_storage()._cdata) if t.layout is torch.strided else None
         stride = t.stride() if t.layout is torch.strided else ()
-        return TensorSpec(name, tuple(t.shape), stride, -1 if entry is None else entry[1], t.__dict__.get("_source", -1))
+        return TensorSpec(
+            name, tuple(t.shape), stride, -1 if entry is None else entry[1], t.__dict__.get("_source", -1)
+        )
 
     def _plain(self, value: Any) -> Any:
         if isinstance(value, Tensor):
@@ -149,10 +151,16 @@ class Recorder(TorchDispatchMode):
             outputs.append(self._spec(t))
         self.graph.ops.append(
             Op(
-                str(func), specs[0], specs[1], tuple(outputs), self._paths.of_op(in_backward), self.phase, in_backward,
+                str(func),
+                specs[0],
+                specs[1],
+                tuple(outputs),
+                self._paths.of_op(in_backward),
+                self.phase,
+                in_backward,
                 len(self.graph.events),
             )
-        )  # fmt: skip
+        )
         return out
 
     def _touches_device(self, args: tuple[Any, ...]) -> bool:

@@ -74,7 +74,8 @@ class StepRunner:
             raise
         except Exception as error:
             raise JobError(
-                f"the batch function fails for {n} samples", got=f"{type(error).__name__}: {error}", where="TrainingJob.batch",
+                f"the batch function fails for {n} samples",
+                got=f"{type(error).__name__}: {error}", where="TrainingJob.batch",
                 allowed="a function of one int that returns a pytree of tensors",
             ) from error  # fmt: skip
         finally:
@@ -187,24 +188,36 @@ class StepRunner:
         loss = self._loss
         if not isinstance(loss, Tensor):
             raise JobError(
-                "the loss is not a tensor", got=type(loss).__name__, where="TrainingJob.loss", allowed="a scalar tensor that requires grad",
+                "the loss is not a tensor",
+                got=type(loss).__name__,
+                where="TrainingJob.loss",
+                allowed="a scalar tensor that requires grad",
                 hint="return the loss itself, not a tuple or a float",
-            )  # fmt: skip
+            )
         if loss.numel() != 1:
             raise JobError(
-                "the loss is not a scalar", got=f"shape {tuple(loss.shape)}", where="TrainingJob.loss", allowed="one element",
+                "the loss is not a scalar",
+                got=f"shape {tuple(loss.shape)}",
+                where="TrainingJob.loss",
+                allowed="one element",
                 hint="reduce it, for example with .mean()",
-            )  # fmt: skip
+            )
         if not loss.requires_grad:
             raise JobError(
-                "the loss does not depend on any trainable parameter", got="a loss without grad_fn", where="TrainingJob.loss",
+                "the loss does not depend on any trainable parameter",
+                got="a loss without grad_fn",
+                where="TrainingJob.loss",
                 hint='train some parameter, or use mode="inference"',
-            )  # fmt: skip
+            )
 
 
 def _label_state(optimizer: Any, recorder: Recorder) -> None:
     for state in list(optimizer.state.values()):
-        tree_map_only(Tensor, lambda t: recorder.label(t, Category.OPTIMIZER_STATE), dict(state) if isinstance(state, dict) else state)
+        tree_map_only(
+            Tensor,
+            lambda t: recorder.label(t, Category.OPTIMIZER_STATE),
+            dict(state) if isinstance(state, dict) else state,
+        )
 
 
 def default_loss(mode: str) -> Callable[[nn.Module, Any], Any]:
@@ -217,12 +230,16 @@ def default_loss(mode: str) -> Callable[[nn.Module, Any], Any]:
             out = model(*batch) if isinstance(batch, (tuple, list)) else model(batch)
         if mode == "inference":
             return out
-        found = out.get("loss") if isinstance(out, dict) else getattr(out, "loss", out if isinstance(out, Tensor) else None)
+        found = (
+            out.get("loss") if isinstance(out, dict) else getattr(out, "loss", out if isinstance(out, Tensor) else None)
+        )
         if found is None:
             raise JobError(
-                "there is no loss", got=f"an output of type {type(out).__name__} without .loss", where="TrainingJob.loss",
+                "there is no loss",
+                got=f"an output of type {type(out).__name__} without .loss",
+                where="TrainingJob.loss",
                 hint="give loss=lambda model, batch: ...",
-            )  # fmt: skip
+            )
         return found
 
     return call

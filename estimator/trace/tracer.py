@@ -100,7 +100,12 @@ def _order_deaths(graph: StepGraph) -> None:
     while begin < len(events):
         end = begin + 1
         if not events[begin].is_alloc:
-            while end < len(events) and end not in starts and not events[end].is_alloc and events[end].op == events[begin].op:
+            while (
+                end < len(events)
+                and end not in starts
+                and not events[end].is_alloc
+                and events[end].op == events[begin].op
+            ):
                 end += 1
             events[begin:end] = sorted(events[begin:end], key=lambda e: e.storage)
         begin = end
@@ -121,9 +126,11 @@ def _runner(job: TrainingJob, model: nn.Module, recorder: Recorder, mode: FakeTe
     params = [p for p in model.parameters() if p.requires_grad]
     if job.mode == "train" and not params and job.step is None:
         raise JobError(
-            "the model has no trainable parameter", got=f"{sum(1 for _ in model.parameters())} parameters, all frozen",
-            where="TrainingJob.model", hint='unfreeze some, or use mode="inference"',
-        )  # fmt: skip
+            "the model has no trainable parameter",
+            got=f"{sum(1 for _ in model.parameters())} parameters, all frozen",
+            where="TrainingJob.model",
+            hint='unfreeze some, or use mode="inference"',
+        )
     recorder.mark("optimizer")
     make = optimizer_maker(job.optimizer) if job.mode == "train" else None
     with mode, recorder:
@@ -131,7 +138,9 @@ def _runner(job: TrainingJob, model: nn.Module, recorder: Recorder, mode: FakeTe
         if optimizer is not None and overlay is not None:
             overlay.prepare_optimizer(optimizer)
         device_type = "cpu" if overlay is None else overlay.autocast_device_type
-        return StepRunner(job, model, optimizer, batch_maker(job.batch, job.batch_dim), recorder, mode, device_type=device_type)
+        return StepRunner(
+            job, model, optimizer, batch_maker(job.batch, job.batch_dim), recorder, mode, device_type=device_type
+        )
 
 
 def _collect_cycles(graph: StepGraph, recorder: Recorder, index: int) -> None:
@@ -140,7 +149,10 @@ def _collect_cycles(graph: StepGraph, recorder: Recorder, index: int) -> None:
     gc.collect()
     freed = sum(e.size_bytes for e in graph.events[before:] if not e.is_alloc)
     if freed >= 1 << 20:
-        text = f"reference cycles in the user's code keep {freed} bytes alive until Python's garbage collector runs; counted until the end of each step"
+        text = (
+            f"reference cycles in the user's code keep {freed} bytes alive until Python's garbage collector runs; "
+            "counted until the end of each step"
+        )
         if ("reference-cycles", text) not in graph.warnings:
             graph.warnings.append(("reference-cycles", text))
 

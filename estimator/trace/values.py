@@ -24,9 +24,7 @@ TINY_LIMIT_COUNT = 1 << 12
 _aten = torch.ops.aten
 # Ops that write into a tensor what only data can tell, but whose written value is known for a step that goes
 # well: no overflow was found, the loss scale stays. Source: torch/amp/grad_scaler.py, 2.13.
-_GOES_WELL = frozenset(
-    {_aten._amp_foreach_non_finite_check_and_unscale_.default, _aten._amp_update_scale_.default}
-)
+_GOES_WELL = frozenset({_aten._amp_foreach_non_finite_check_and_unscale_.default, _aten._amp_update_scale_.default})
 READERS = frozenset(
     {
         _aten._local_scalar_dense.default,
@@ -118,7 +116,12 @@ class Follower:
                 return
         else:
             if not isinstance(out, Tensor):
-                if not isinstance(out, (tuple, list)) or not out or not isinstance(out[0], Tensor) or not _small(out[0]):
+                if (
+                    not isinstance(out, (tuple, list))
+                    or not out
+                    or not isinstance(out[0], Tensor)
+                    or not _small(out[0])
+                ):
                     return
             elif not _small(out):
                 return
@@ -155,7 +158,11 @@ class Follower:
 
     @staticmethod
     def _attach(out: Any, real: Any, given: list[Tensor], values: list[Any]) -> None:
-        owners = {v.untyped_storage()._cdata: g.__dict__["_known"].valid for g, v in zip(given, values, strict=True) if "_known" in g.__dict__}
+        owners = {
+            v.untyped_storage()._cdata: g.__dict__["_known"].valid
+            for g, v in zip(given, values, strict=True)
+            if "_known" in g.__dict__
+        }
         for fake, value in zip(tree_leaves(out), tree_leaves(real), strict=False):
             if isinstance(fake, Tensor) and isinstance(value, Tensor) and fake.shape == value.shape:
                 fake._known = Known(value, owners.get(value.untyped_storage()._cdata))  # type: ignore[attr-defined]
@@ -182,7 +189,19 @@ def _middle(func: Any, args: tuple[Any, ...]) -> int:
 
 
 _CONSTANTS = frozenset(
-    {"ones", "zeros", "full", "arange", "scalar_tensor", "linspace", "eye", "tril_indices", "triu_indices", "logspace", "empty"}
+    {
+        "ones",
+        "zeros",
+        "full",
+        "arange",
+        "scalar_tensor",
+        "linspace",
+        "eye",
+        "tril_indices",
+        "triu_indices",
+        "logspace",
+        "empty",
+    }
 )
 # Constructors that take only the shape of their argument, not its values.
 _FILLERS: dict[str, Callable[[tuple[Any, ...]], Any]] = {
