@@ -36,35 +36,44 @@ class Scratch(NamedTuple):
     of what its shape needs, for as long as that storage lives (a loss whose storage is that of the unreduced loss)."""
     results_before: int | None = None
     """How many of the call's results are allocated before this one; None: none or all of them, as `when` says."""
+    freed_at_results: int | None = None
+    """Where set: freed as soon as this many of the call's results are allocated (a copy made for one of a list)."""
     may_fail: bool = False
     """The caller survives OutOfMemoryError here: cuDNN takes its next plan, which needs less."""
 
 
 Rule = Callable[[Op, Target], Iterable[Scratch]]
 RULES: dict[str, Rule] = {}
+"""Rules for CUDA kernels."""
+CPU_RULES: dict[str, Rule] = {}
+"""Rules for CPU kernels."""
+_OF_KIND = {"cuda": RULES, "cpu": CPU_RULES}
 
 
-def rule(*names: str) -> Callable[[Rule], Rule]:
-    """Register a rule for op names such as `aten.mm.default`; one op has one rule.
+def rule(*names: str, kind: Literal["cuda", "cpu"] = "cuda") -> Callable[[Rule], Rule]:
+    """Register a rule for op names such as `aten.mm.default`; one op has one rule on a kind of device.
 
     Raises:
         ValueError: a name has a rule already.
     """
+    rules = _OF_KIND[kind]
 
     def register(function: Rule) -> Rule:
         for name in names:
-            if name in RULES:
-                raise ValueError(f"{name} has a scratch rule already: {RULES[name].__qualname__}")
-            RULES[name] = function
+            if name in rules:
+                raise ValueError(f"{name} has a scratch rule already: {rules[name].__qualname__}")
+            rules[name] = function
         return function
 
     return register
 
 
-def scratch_of(op: Op, target: Target) -> tuple[Scratch, ...]:
-    """What `op` allocates on `target` besides its results, in order; zero-byte entries are left out.
+def has_rule(name: str, target: Target) -> bool:
+    """Whether anything is known of what the op called `name` allocates on the target besides its results."""
+    return name in _OF_KIND[target.device.kind]
 
-    The rules speak of CUDA kernels; on another kind of device nothing is known and nothing is returned.
-    """
-    found = RULES.get(op.name) if target.device.kind == "cuda" else None
+
+def scratch_of(op: Op, target: Target) -> tuple[Scratch, ...]:
+    """What `op` allocates on `target` besides its results, in order; zero-byte entries are left out."""
+    found = _OF_KIND[target.device.kind].get(op.name)
     return () if found is None else tuple(s for s in found(op, target) if s.size_bytes > 0)
