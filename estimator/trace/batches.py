@@ -73,7 +73,8 @@ class _Example:
     @staticmethod
     def _find(tensors: list[Tensor], batch_dim: int | str | None) -> list[int | None]:
         if isinstance(batch_dim, str):
-            dims = [t.names.index(batch_dim) if batch_dim in (t.names or ()) else None for t in tensors]
+            names = [tuple(getattr(t, "names", None) or ()) for t in tensors]
+            dims = [of.index(batch_dim) if batch_dim in of else None for of in names]
             if all(d is None for d in dims):
                 raise JobError(
                     "no tensor of the batch has the named dimension", got=batch_dim, where="TrainingJob.batch_dim"

@@ -63,11 +63,11 @@ class Reads:
         return self._last.get(place)
 
 
-class _Log(TorchDispatchMode):
+class _Log(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Keeps the results of ops that read values, and of ops from outside PyTorch, which may lack fake kernels."""
 
     def __init__(self, reads: Reads) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self._reads = reads
 
     def __torch_dispatch__(

@@ -30,7 +30,7 @@ HOST = torch.device("cpu")
 _DEVICE_OF = torch.ops.prim.device.default
 
 
-class Recorder(TorchDispatchMode):
+class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Records ops on and storages of the target device; with `whole_host`, of the host too (a CPU target).
 
     A storage is born when an op first returns it and dies when its Python object is collected, so that lifetimes
@@ -38,7 +38,7 @@ class Recorder(TorchDispatchMode):
     """
 
     def __init__(self, graph: StepGraph, fake_mode: FakeTensorMode, paths: ModulePaths, *, whole_host: bool) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.graph = graph
         self.values = Follower(host_is_apart=not whole_host)
         self.phase = ""

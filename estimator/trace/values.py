@@ -58,7 +58,7 @@ def known_value(t: Any) -> Tensor | None:
         return None
     known = t.__dict__.get("_known")
     if known is not None:
-        return known.tensor if known.valid[0] else None  # type: ignore[no-any-return]
+        return known.tensor if known.valid[0] else None
     return t if t.device.type == "cpu" and not isinstance(t, FakeTensor) else None
 
 
