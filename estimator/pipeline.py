@@ -144,7 +144,7 @@ class _Run:
             return scratch.scratch_of(op, self.target)
 
         def has_scratch(op: Op) -> bool:
-            return self.target.device.kind == "cuda" and op.name in scratch.RULES
+            return scratch.has_rule(op.name, self.target)
 
         with self.clock.stage("fit"):
             return fit(graphs, scratch_of, has_scratch, TOTAL_STEPS)

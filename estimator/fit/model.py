@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from fractions import Fraction
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from estimator.errors import FitError
 from estimator.fit.align import compare
-from estimator.fit.lines import Curve, curve_through, interpolate
+from estimator.fit.calls import Calls, ScratchOf
+from estimator.fit.lines import Curve, curve_through
 from estimator.fit.repeat import repeated, unlike_steps
-from estimator.graph import Op, StepGraph, StorageEvent, TensorSpec
+from estimator.graph import Op, StepGraph, StorageEvent
 from estimator.ledger import Category, Event, Ledger
 
 
@@ -26,10 +27,8 @@ class Hidden(Protocol):
     freed_after: int | None
     result: int | None
     results_before: int | None
+    freed_at_results: int | None
     may_fail: bool
-
-
-ScratchOf = Callable[[Op], Iterable[Any]]
 
 
 class MemoryModel:
@@ -43,21 +42,19 @@ class MemoryModel:
         self, graphs: Sequence[StepGraph], scratch_of: ScratchOf, has_scratch: Callable[[Op], bool], total_steps: int
     ) -> None:
         self.calibration_sizes = tuple(g.batch_size for g in graphs)
-        self._scratch_of = scratch_of
         first, second = graphs[0], graphs[1]
-        self._pair = (first.batch_size, second.batch_size)
         births = [[e.size_bytes for e in g.events if e.is_alloc] for g in graphs]
         self.curves: list[Curve] = [
             curve_through(self.calibration_sizes, values) for values in zip(*births, strict=False)
         ]
         self._extend_curves(first, len(births[0]))
-        self.ops, self._others = first.ops, second.ops
-        self.graph = first
+        self.ops, self.graph = first.ops, first
         self.repeats, self.repeat_problem = repeated(first, total_steps)
         self.categories = _categories(first)
         self._scratched = [has_scratch(op) for op in first.ops]
         self._plan = list(self._ordered())
-        self._evaluated: dict[tuple[int, str], list[Any]] = {}
+        scratched = [index for index, has in enumerate(self._scratched) if has]
+        self._calls = Calls(self.ops, second.ops, (first.batch_size, second.batch_size), scratched, scratch_of)
 
     def _extend_curves(self, graph: StepGraph, count: int) -> None:
         """Let storages of a last step that only the first trace has follow those of the step before, birth by birth."""
@@ -149,28 +146,11 @@ class MemoryModel:
 
     def scratch_at(self, index: int, n: int) -> list[Any]:
         """Hidden allocations of op `index` at batch size `n`, as the rules' records."""
-        while index >= len(self._others):  # a repeated step that only the first trace has: ask the step before
-            index -= len(self.ops) - len(self._others)
-        op, other = self.ops[index], self._others[index]
-        sizes = self._pair
-        args = interpolate(_bare(op.args), _bare(other.args), sizes, n)
-        kwargs = {k: interpolate(_bare(v), _bare(other.kwargs[k]), sizes, n) for k, v in op.kwargs.items()}
-        outputs = interpolate(_bare(op.outputs), _bare(other.outputs), sizes, n)
-        key = (n, repr((op.name, args, kwargs, outputs, op.backward_thread)))
-        found = self._evaluated.get(key)
-        if found is None:
-            moved = Op(op.name, args, kwargs, outputs, op.module, op.phase, op.backward_thread, op.end)
-            found = self._evaluated[key] = list(self._scratch_of(moved))
-        return found
+        return self._calls.at(index, n)
 
     def has_interval(self, n: int) -> bool:
         """Whether any hidden allocation at batch size `n` is known only between bounds."""
-        return any(
-            (s.low_bytes, s.high_bytes) != (None, None)
-            for index, scratched in enumerate(self._scratched)
-            if scratched
-            for s in self.scratch_at(index, n)
-        )
+        return self._calls.has_interval(n)
 
     def at(self, n: int, which: str = "typical") -> Ledger:
         """The ledger at batch size `n`; `which` of "low", "typical", "high" chooses where a rule has an interval.
@@ -224,7 +204,7 @@ class _Writer:
         places = [
             0 if s.when == "before" else results if s.results_before is None else s.results_before for s in entries
         ]
-        live: list[tuple[int, int, int]] = []  # (block, bytes, scratch entries that will still lie beside it)
+        live: list[_Held] = []
         done = taken = 0
         for e in [*window, None]:
             if e is None or e.is_alloc:
@@ -237,16 +217,18 @@ class _Writer:
                     done += 1
             if e is not None:
                 self._event(e)
-        for block, size, _ in live:
-            self.ledger.events.append(Event(False, block, size, Category.TEMPORARY, index))
+                if e.is_alloc:
+                    live = self._release(live, index, done)
+        for held in live:
+            self.ledger.events.append(Event(False, held.block, held.size_bytes, Category.TEMPORARY, index))
 
     def _size(self, s: Hidden) -> int:
         bound: int | None = getattr(s, self._attribute) if self._attribute else None
         return s.size_bytes if bound is None else bound
 
-    def _take(self, s: Hidden, index: int, live: list[tuple[int, int, int]]) -> None:
+    def _take(self, s: Hidden, index: int, live: list[_Held]) -> None:
         events, size = self.ledger.events, self._size(s)
-        live[:] = [(block, held, left - 1 if left > 0 else left) for block, held, left in live]
+        live[:] = [held._replace(behind=held.behind - 1) if held.behind > 0 else held for held in live]
         if size <= 0 or (s.key is not None and s.key in self._keys):
             return
         block, self._next = self._next, self._next + 1
@@ -258,25 +240,30 @@ class _Writer:
             self.ledger.may_fail.add(len(events))
         events.append(Event(True, block, size, Category.TEMPORARY, index))
         behind = 0 if s.freed_early else s.freed_after
-        live.append((block, size, _TO_THE_END if behind is None else behind))
+        live.append(_Held(block, size, _TO_THE_END if behind is None else behind, s.freed_at_results))
 
-    def _release(self, live: list[tuple[int, int, int]], index: int) -> list[tuple[int, int, int]]:
-        """Free what does not lie beside the next allocation."""
-        for block, size, left in live:
-            if left == 0:
-                self.ledger.events.append(Event(False, block, size, Category.TEMPORARY, index))
-        return [entry for entry in live if entry[2] != 0]
+    def _release(self, live: list[_Held], index: int, results: int | None = None) -> list[_Held]:
+        """Free what does not lie beside the next allocation; given a number of results, what is freed at that."""
+        ending = [held.behind == 0 if results is None else held.until == results for held in live]
+        for held, ends in zip(live, ending, strict=True):
+            if ends:
+                self.ledger.events.append(Event(False, held.block, held.size_bytes, Category.TEMPORARY, index))
+        return [held for held, ends in zip(live, ending, strict=True) if not ends]
+
+
+class _Held(NamedTuple):
+    """A hidden allocation that is not freed yet."""
+
+    block: int
+    size_bytes: int
+    behind: int
+    """Scratch entries that will still lie beside it, or `_TO_THE_END`."""
+    until: int | None
+    """Results of the call at which it is freed."""
 
 
 _TO_THE_END = -1
 """Beside every later allocation of the call."""
-
-
-def _bare(value: Any) -> Any:
-    """An argument without the identities of its tensors, so that equal calls are seen to be equal."""
-    if isinstance(value, TensorSpec):
-        return TensorSpec(value.dtype, value.shape, value.stride)
-    return tuple(_bare(v) for v in value) if isinstance(value, tuple) else value
 
 
 def _categories(graph: StepGraph) -> list[Category]:
