@@ -31,16 +31,15 @@ def flash_forward(op: Op, target: Target) -> Iterator[Scratch]:
         # One query per head: the heads of a group become the rows of one block.
         queries, heads = heads // key_heads, key_heads
     if dropout != 0.0:
-        yield Scratch(16)  # a first place for the random state, replaced by the one that is returned
+        yield Scratch(16, results_before=2)  # a first place for the random state, replaced by the one that is returned
         return
     block_keys = 256 if head_dim <= 64 else 128 if head_dim <= 128 else 64
-    splits = _split_count(
-        batch * heads * _ceil_div(queries, 64), 2 * (target.device.multiprocessor_count or 1), _ceil_div(keys, block_keys)
-    )
+    multiprocessors = target.device.multiprocessor_count or 1
+    splits = _split_count(batch * heads * _ceil_div(queries, 64), 2 * multiprocessors, _ceil_div(keys, block_keys))
     if splits > 1:
         rows = splits * batch * heads * queries * 4
-        yield Scratch(rows)
-        yield Scratch(rows * _rounded_head_dim(head_dim))
+        yield Scratch(rows, results_before=2)
+        yield Scratch(rows * _rounded_head_dim(head_dim), results_before=2)
 
 
 @rule("aten._scaled_dot_product_flash_attention_backward.default")

@@ -56,7 +56,12 @@ def reduce_scratch(
 
 
 def _one_launch(
-    layout: ReduceIterator, itemsize: int, accumulator_bytes: int, device: DeviceProfile, input_vector: int, threads: int
+    layout: ReduceIterator,
+    itemsize: int,
+    accumulator_bytes: int,
+    device: DeviceProfile,
+    input_vector: int,
+    threads: int,
 ) -> list[Scratch]:
     outputs = layout.output_count
     inputs = layout.numel // outputs

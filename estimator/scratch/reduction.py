@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from estimator.device import Target
 from estimator.graph import Op, TensorSpec
-from estimator.scratch.arguments import accumulate_bytes, argument, dtype_name, is_integral, is_reduced, reduced_dims
+from estimator.scratch.arguments import argument, dtype_name, is_integral, is_reduced, reduced_dims
 from estimator.scratch.iterator import reduce_iterator
 from estimator.scratch.reduce_kernel import reduce_scratch
 from estimator.scratch.registry import Scratch, rule
@@ -156,7 +156,8 @@ def vector_norm(op: Op, target: Target) -> list[Scratch]:
 
 
 @rule(
-    "aten.std.correction", "aten.std.dim", "aten.std.default", "aten.var.correction", "aten.var.dim", "aten.var.default",
+    "aten.std.correction", "aten.std.dim", "aten.std.default",
+    "aten.var.correction", "aten.var.dim", "aten.var.default",
     "aten.std_mean.correction", "aten.var_mean.correction", "aten.std_mean.dim", "aten.var_mean.dim",
 )  # fmt: skip
 def variance(op: Op, target: Target) -> list[Scratch]:
