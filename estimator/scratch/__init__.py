@@ -2,6 +2,7 @@
 
 from estimator.scratch import attention as _attention  # noqa: F401
 from estimator.scratch import convolution as _convolution  # noqa: F401  registers its rules
+from estimator.scratch import cpu as _cpu  # noqa: F401
 from estimator.scratch import embedding as _embedding  # noqa: F401
 from estimator.scratch import matmul as _matmul  # noqa: F401
 from estimator.scratch import reduction as _reduction  # noqa: F401
