@@ -6,6 +6,6 @@ from estimator.scratch import cpu as _cpu  # noqa: F401
 from estimator.scratch import embedding as _embedding  # noqa: F401
 from estimator.scratch import matmul as _matmul  # noqa: F401
 from estimator.scratch import reduction as _reduction  # noqa: F401
-from estimator.scratch.registry import RULES, Scratch, rule, scratch_of
+from estimator.scratch.registry import CPU_RULES, RULES, Scratch, has_rule, rule, scratch_of
 
-__all__ = ["RULES", "Scratch", "rule", "scratch_of"]
+__all__ = ["CPU_RULES", "RULES", "Scratch", "has_rule", "rule", "scratch_of"]
