@@ -25,6 +25,8 @@ LINE_OF = {
     Category.WORKSPACE: "library_workspaces",
 }
 NO_LIMIT = None
+LEDGERS_KEPT = 4
+"""A batch size is looked at several times running; the ledger of a large program takes megabytes."""
 
 
 class Evaluator:
@@ -37,12 +39,17 @@ class Evaluator:
         self.context_low, self.context, self.context_high = context
         self._free: dict[tuple[int, str], Any] = {}
         self._limited: dict[tuple[int, str, int], Any] = {}
-        self._has_bounds = False
+        self._ledgers: dict[tuple[int, str], Ledger] = {}
 
     # ------------------------------------------------------------ replays
 
     def _ledger(self, n: int, which: str) -> Ledger:
-        return self.model.at(n, which)
+        key = (n, which)
+        if key not in self._ledgers:
+            while len(self._ledgers) >= LEDGERS_KEPT:
+                del self._ledgers[next(iter(self._ledgers))]
+            self._ledgers[key] = self.model.at(n, which)
+        return self._ledgers[key]
 
     def unlimited(self, n: int, which: str = "typical") -> Any:
         """The replay without a limit."""
