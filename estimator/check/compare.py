@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel, ConfigDict, computed_field
 
-from estimator.check.footprint import Footprint, footprint
+from estimator.check.footprint import NO_OP, Footprint, footprint
 
 if TYPE_CHECKING:
     from estimator.result import Estimate
@@ -34,6 +34,11 @@ class PartChange(Change):
 
     module: str
     op: str
+
+    @property
+    def place(self) -> str:
+        """Module, op and category in words."""
+        return part_name(self.module, self.op, self.name)
 
 
 class Difference(BaseModel):
@@ -64,6 +69,11 @@ class Difference(BaseModel):
     def peak(self, name: str) -> Change:
         """One of `peaks` by name."""
         return next(p for p in self.peaks if p.name == name)
+
+
+def part_name(module: str, op: str, category: str) -> str:
+    """`layer4.conv: aten.convolution.default (activations)`, or `layer4.conv: parameters`."""
+    return f"{module}: {category}" if op == NO_OP else f"{module}: {op} ({category})"
 
 
 def compare(before: Footprint, now: Footprint) -> Difference:

@@ -147,11 +147,24 @@ def read_config(path: Path) -> CheckConfig:
     if not isinstance(jobs, dict) or not jobs:
         problems.append("jobs: no job is named; write one as a table [jobs.NAME]")
         jobs = {}
-    entries = [_entry(name, fields, text, problems) for name, fields in jobs.items()]
+    entries = [_entry(f"jobs.{name}.", name, fields, text, problems) for name, fields in jobs.items()]
     if problems:
         raise ConfigError("the jobs to check are not well described", where=str(path), problems=problems)
     baseline = path.parent / (named or BASELINE)
     return CheckConfig(path, tuple(e for e in entries if e is not None), baseline, named is not None)
+
+
+def make_entry(name: str, fields: Mapping[str, Any], known: tuple[str, ...] = JOB_KEYS) -> JobEntry:
+    """Make one job's entry from what a table or a call says.
+
+    Raises:
+        ConfigError: a key that is not among the known ones, or values that cannot be; every problem at once.
+    """
+    problems: list[str] = []
+    entry = _entry("", name, fields, "", problems, known)
+    if entry is None:
+        raise ConfigError("what is asked of a job is not well described", where=name, problems=problems)
+    return entry
 
 
 def _text(path: Path) -> str:
@@ -180,31 +193,32 @@ def _table_of(parsed: Mapping[str, Any], path: Path) -> dict[str, Any] | None:
     return ours if isinstance(ours, dict) and ours else None
 
 
-def _entry(name: str, fields: Any, text: str, problems: list[str]) -> JobEntry | None:
-    """The record of one job, or None and its problems."""
-    path = f"jobs.{name}"
-    if not isinstance(fields, dict):
-        problems.append(f"{path}: a job is a table with job, device and batch_size (got {fields!r})")
+def _entry(
+    path: str, name: str, fields: Any, text: str, problems: list[str], known: tuple[str, ...] = JOB_KEYS
+) -> JobEntry | None:
+    """The record of one job, or None and its problems, each with `path` before it."""
+    if not isinstance(fields, Mapping):
+        problems.append(f"{path.rstrip('.')}: a job is a table with job, device and batch_size (got {fields!r})")
         return None
-    found = [f"{path}.{_unknown(key, JOB_KEYS)}" for key in fields if key not in JOB_KEYS]
+    found = [_unknown(key, known) for key in fields if key not in known]
     options, entry = JobOptions(), None
     try:
         options = JobOptions(**{key: value for key, value in fields.items() if key in _OPTIONS})
     except SourceError as error:
-        found += [f"{path}.{problem}" for problem in error.problems]
+        found += error.problems
     try:
         own = {key: value for key, value in fields.items() if key in _OWN_KEYS}
         entry = JobEntry(name=name, line=_line_of(name, text), options=options, **own)
     except ValidationError as error:
-        found += [f"{path}.{_problem(e)}" for e in error.errors(include_url=False)]
+        found += [_problem(e) for e in error.errors(include_url=False)]
     if "batch_size" not in fields and "config" not in fields:
-        found.append(f"{path}.batch_size: must be given (or a file in config that names it)")
-    found += _device_problems(path, fields)
-    problems += found
+        found.append("batch_size: must be given (or a file in config that names it)")
+    found += _device_problems(fields)
+    problems += [f"{path}{problem}" for problem in found]
     return None if found else entry
 
 
-def _device_problems(path: str, fields: Mapping[str, Any]) -> list[str]:
+def _device_problems(fields: Mapping[str, Any]) -> list[str]:
     """Whether the catalogue has the device; a job with profiles of its own is looked up when it runs."""
     device = fields.get("device")
     if (
@@ -218,7 +232,7 @@ def _device_problems(path: str, fields: Mapping[str, Any]) -> list[str]:
     try:
         find_device(device)
     except EstimatorError as error:
-        said = f"{path}.device: {error.what} (got {error.got})"
+        said = f"device: {error.what} (got {error.got})"
         return [said + (f"; {error.hint}" if error.hint else "")]
     return []
 

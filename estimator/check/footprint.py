@@ -22,7 +22,6 @@ ROOT, OPTIMIZER, BATCH = "(root)", "(optimizer)", "(batch)"
 """In the place of a module: ops of the root module or of no module, the optimizer's step, the making of the batch."""
 NO_OP = "-"
 """In the place of an op: memory that the model's parameters and buffers have had from the beginning."""
-PEAKS = ("requested", "allocated", "reserved", "device", "device_low", "device_high")
 
 
 class Versions(BaseModel):
@@ -80,7 +79,6 @@ def footprint(answer: Estimate, batch: BatchEstimate, settings: Mapping[str, Any
 
     from estimator import __version__
 
-    interval = batch.device_interval
     said = {"device": answer.device.name, "batch_size": batch.batch_size, **answer.settings, **(settings or {})}
     return Footprint(
         versions=Versions(
@@ -88,18 +86,23 @@ def footprint(answer: Estimate, batch: BatchEstimate, settings: Mapping[str, Any
         ),
         settings={name: value for name, value in said.items() if value not in (None, "")},
         max_batch_size=answer.max_batch_size,
-        peak_bytes={
-            "requested": batch.peak_requested_bytes,
-            "allocated": batch.peak_allocated_bytes,
-            "reserved": batch.peak_reserved_bytes,
-            "device": batch.device_bytes,
-            "device_low": interval.low_bytes,
-            "device_high": interval.high_bytes,
-        },
+        peak_bytes=peaks_of(batch),
         peak_at={"phase": batch.peak_phase, "module": batch.peak_module or ROOT, "op": batch.peak_op or NO_OP},
         by_category=batch.by_category,
         modules=modules_at(answer, batch),
     )
+
+
+def peaks_of(batch: BatchEstimate) -> dict[str, int]:
+    """Peaks by name: of the allocator, and what the device shows with both ends of its interval."""
+    return {
+        "requested": batch.peak_requested_bytes,
+        "allocated": batch.peak_allocated_bytes,
+        "reserved": batch.peak_reserved_bytes,
+        "device": batch.device_bytes,
+        "device_low": batch.device_interval.low_bytes,
+        "device_high": batch.device_interval.high_bytes,
+    }
 
 
 def modules_at(answer: Estimate, batch: BatchEstimate) -> ByModule:

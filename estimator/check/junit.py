@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from xml.etree import ElementTree
 
 from estimator.check.text import facts
-from estimator.check.verdict import FAILED, OK, Verdict
+from estimator.check.verdict import FAILED, OK, Verdict, figures
 
 _NOT_XML = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 """Characters that XML cannot hold at all. Source: XML 1.0, production 2, Char."""
@@ -44,7 +44,9 @@ def _case(suite: ElementTree.Element, verdict: Verdict) -> None:
         {"classname": _xml(verdict.job), "name": _xml(verdict.name), "time": f"{verdict.seconds:.3f}"},
     )
     properties = ElementTree.SubElement(case, "properties")
-    for key, value in figures(verdict).items():
+    found, batch = verdict.footprint, verdict.batch
+    known = {} if found is None or batch is None else figures(batch, found.max_batch_size, verdict.budget_bytes)
+    for key, value in known.items():
         ElementTree.SubElement(properties, "property", {"name": key, "value": str(value)})
     if verdict.exit_code != OK:
         kind = "failure" if verdict.exit_code == FAILED else "error"
@@ -55,19 +57,8 @@ def _case(suite: ElementTree.Element, verdict: Verdict) -> None:
     said += [f"note: {note}" for note in verdict.notes]
     said += [f"warning: {w.code}: {w.message}" for w in verdict.warnings]
     if verdict.difference is not None:
-        said += [f"{c.module} {c.op} ({c.name}): {c.change_bytes:+,} bytes" for c in verdict.difference.parts]
+        said += [f"{c.place} {c.change_bytes:+,} bytes" for c in verdict.difference.parts]
     ElementTree.SubElement(case, "system-out").text = _xml("\n".join(said))
-
-
-def figures(verdict: Verdict) -> dict[str, int]:
-    """Numbers of a verdict that a dashboard may follow."""
-    found = verdict.footprint
-    if found is None:
-        return {}
-    peaks = {f"peak_{name}_bytes": size for name, size in found.peak_bytes.items()}
-    budget = {} if verdict.budget_bytes is None else {"budget_bytes": verdict.budget_bytes}
-    size = {} if verdict.batch is None else {"batch_size": verdict.batch.batch_size}
-    return {**size, "max_batch_size": found.max_batch_size, **budget, **peaks}
 
 
 def _xml(text: str) -> str:

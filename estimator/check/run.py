@@ -20,6 +20,7 @@ from estimator.errors import ConfigError, EstimatorError
 from estimator.sources import JobOptions
 
 if TYPE_CHECKING:
+    from estimator.job import TrainingJob
     from estimator.result import BatchEstimate, Estimate
 
 _SAID_BY_THE_ANSWER = ("batch_size", "notes", "optimizer")
@@ -53,7 +54,7 @@ def check_jobs(
         debug: write tracebacks to stderr.
     """
     verdicts = []
-    with _inside(config.folder):
+    with inside(config.folder):
         for entry in entries:
             begun = time.perf_counter()
             verdict = _checked(entry, baseline, accept, partial(_say, progress, entry.name), debug)
@@ -66,8 +67,8 @@ def _say(progress: Callable[[str], None], name: str, text: str) -> None:
 
 
 @contextlib.contextmanager
-def _inside(folder: Path) -> Iterator[None]:
-    """Work in the file's folder: paths in it start there, and so do imports of `package.module:attr`."""
+def inside(folder: Path) -> Iterator[None]:
+    """Work in a folder: paths start there, and so do imports of `package.module:attr`."""
     before = Path.cwd()
     os.chdir(folder)
     try:
@@ -144,31 +145,48 @@ def _difference(
     return compare(before, now)
 
 
-def predict(entry: JobEntry, progress: Callable[[str], None]) -> Prediction:
+def predict(
+    entry: JobEntry, progress: Callable[[str], None], job: TrainingJob | None = None, known: Estimate | None = None
+) -> Prediction:
     """Predict one job as `batch-estimator predict` would with the same options.
+
+    Args:
+        entry: what is asked.
+        progress: told what is being done.
+        job: a job that is there already, in place of the one that `entry.job` names.
+        known: the answer to the same entry with another batch size.
 
     Raises:
         EstimatorError: as `estimator.estimate`, `load_job` and `resolve_device`; no batch size is named.
     """
-    progress("looking up the device")
-    from estimator.devices import resolve_device
-    from estimator.sources import load_job
-
-    profile = resolve_device(entry.device, entry.memory, entry.profiles)
-    progress("loading the job")
     options = _laid(entry)
-    job = load_job(entry.job, options)
     size = entry.batch_size or options.batch_size
     if size is None:
         raise ConfigError("no batch size is named", where=f"jobs.{entry.name}", hint="batch_size = 16")
+    answer = known or _answer(entry, options, progress, job)
+    return Prediction(answer, answer.at(size), options)
+
+
+def _answer(entry: JobEntry, options: JobOptions, progress: Callable[[str], None], job: TrainingJob | None) -> Estimate:
+    progress("looking up the device")
+    from estimator.devices import resolve_device
+    from estimator.sources import load_job, with_run_options
+
+    profile = resolve_device(entry.device, entry.memory, entry.profiles)
+    progress("loading the job")
+    loaded = load_job(entry.job, options) if job is None else with_run_options(job, options)
     from estimator.pipeline import estimate
 
     limits: dict[str, Any] = {} if entry.time_limit is None else {"time_limit_seconds": entry.time_limit}
-    answer = estimate(
-        job, profile, torch_version=entry.torch_version, allow_real_run=entry.allow_real_run, isolate=entry.isolate,
-        progress=progress, **limits,
-    )  # fmt: skip
-    return Prediction(answer, answer.at(size), options)
+    return estimate(
+        loaded,
+        profile,
+        torch_version=entry.torch_version,
+        allow_real_run=entry.allow_real_run,
+        isolate=entry.isolate,
+        progress=progress,
+        **limits,
+    )
 
 
 def _laid(entry: JobEntry) -> JobOptions:

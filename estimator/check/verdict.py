@@ -7,8 +7,8 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, computed_field
 
-from estimator.check.compare import Change, Difference
-from estimator.check.footprint import Footprint, modules_at
+from estimator.check.compare import Change, Difference, part_name
+from estimator.check.footprint import Footprint, modules_at, peaks_of
 from estimator.check.sizes import Tolerance
 from estimator.errors import EstimatorError
 from estimator.result import BatchEstimate, Estimate, Warning
@@ -113,11 +113,18 @@ def growth_problems(difference: Difference, tolerance: Tolerance) -> Iterator[Pr
     if grown:
         said = ", ".join(f"peak {p.name} bytes {growth_text(p)}" for p in grown)
         parts = [p for p in difference.parts if p.change_bytes > 0][:_MOST_NAMED]
-        most = ", ".join(f"{p.module} {p.op} ({p.name}) {signed(p.change_bytes)}" for p in parts)
+        most = ", ".join(f"{p.place} {signed(p.change_bytes)}" for p in parts)
         yield Problem(
             kind="grew",
             message=f"grew over the baseline: {said}; allowed: {tolerance}" + (f"; most by {most}" if most else ""),
         )
+
+
+def figures(batch: BatchEstimate, max_batch_size: int, budget_bytes: int | None) -> dict[str, int]:
+    """Numbers that a dashboard may follow, by name."""
+    budget = {} if budget_bytes is None else {"budget_bytes": budget_bytes}
+    peaks = {f"peak_{name}_bytes": size for name, size in peaks_of(batch).items()}
+    return {"batch_size": batch.batch_size, "max_batch_size": max_batch_size, **budget, **peaks}
 
 
 def error_problem(error: EstimatorError) -> Problem:
@@ -137,7 +144,7 @@ def what_takes_the_room(answer: Estimate, batch: BatchEstimate) -> str:
         for name, size in sizes.items()
     ]
     largest = [
-        f"{module} {op} ({name}) {format_bytes(-size)}" for size, module, op, name in sorted(parts)[:_MOST_NAMED]
+        f"{part_name(module, op, name)} {format_bytes(-size)}" for size, module, op, name in sorted(parts)[:_MOST_NAMED]
     ]
     return said + (f"; by module and op: {', '.join(largest)}" if largest else "")
 
