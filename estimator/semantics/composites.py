@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from estimator.semantics.overlay import Overlay
+from estimator.semantics.overlay import Overlay, composite_of
 
 _aten = torch.ops.aten
 
@@ -31,7 +31,7 @@ def _dropout(x: Tensor, p: float, train: bool) -> Tensor:
     """
     if train and 0 < p < 1 and x.numel() > 0:
         return _aten.native_dropout.default(x, p, train)[0]  # type: ignore[no-any-return]
-    return _aten.dropout.default.decompose(x, p, train)  # type: ignore[no-any-return]
+    return composite_of(_aten.dropout.default)(x, p, train)  # type: ignore[no-any-return]
 
 
 def _linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
@@ -40,7 +40,7 @@ def _linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     Source: `linear` in aten/src/ATen/native/Linear.cpp, 2.13; measured against the 2.11 CUDA build.
     """
     if bias is None or x.dim() < 3 or x.is_contiguous():
-        return _aten.linear.default.decompose(x, weight, bias)  # type: ignore[no-any-return]
+        return composite_of(_aten.linear.default)(x, weight, bias)  # type: ignore[no-any-return]
     return torch.matmul(x, weight.t()).add_(bias)
 
 

@@ -8,7 +8,17 @@ from collections.abc import Iterator
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from estimator.device import Target
-from estimator.semantics import attention, autocast, composites, devices, inplace, losses, optimizers
+from estimator.semantics import (
+    attention,
+    autocast,
+    composites,
+    devices,
+    inplace,
+    kernels,
+    losses,
+    norms,
+    optimizers,
+)
 from estimator.semantics.overlay import Overlay
 
 
@@ -21,13 +31,8 @@ def cuda_semantics(target: Target) -> Iterator[Overlay]:
     overlay = Overlay(target)
     try:
         FakeTensorMode.cache_clear()
-        composites.install(overlay)
-        inplace.install(overlay)
-        losses.install(overlay)
-        attention.install(overlay)
-        autocast.install(overlay)
-        optimizers.install(overlay)
-        devices.install(overlay)
+        for part in (composites, kernels, inplace, losses, attention, norms, autocast, optimizers, devices):
+            part.install(overlay)
         yield overlay
     finally:
         overlay.close()

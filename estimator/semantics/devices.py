@@ -13,6 +13,8 @@ from torch.overrides import TorchFunctionMode
 from estimator.semantics import torch_cuda
 from estimator.semantics.overlay import DEVICE, HOST, Overlay, on_device
 
+_to_copy = torch.ops.aten._to_copy.default
+
 CUDA = torch.device("cuda", 0)
 """What Python code at the user's level sees as the device of traced tensors."""
 
@@ -94,7 +96,9 @@ def _from_data(make: Callable[..., Tensor]) -> Callable[..., Tensor]:
     def made(*args: Any, device: Any = None, requires_grad: bool = False, **kwargs: Any) -> Tensor:
         place = DEVICE if device.__class__ is int else _mapped(device)
         if place is not DEVICE:
-            return make(*args, device=place, requires_grad=requires_grad, **kwargs)
+            if requires_grad:
+                kwargs["requires_grad"] = True
+            return make(*args, device=place, **kwargs)
         if args and isinstance(args[0], Tensor):
             return make(*args, **kwargs).to(DEVICE).requires_grad_(requires_grad)
         return make(*args, device=HOST, **kwargs).to(DEVICE).requires_grad_(requires_grad)
@@ -116,10 +120,24 @@ def _patch_fakes(overlay: Overlay) -> None:
         level, overlay.at_user_level = overlay.at_user_level, False
         try:
             with torch._C.DisableTorchFunction():
-                return dispatch(self, func, types, args, kwargs)
+                out = dispatch(self, func, types, args, kwargs)
+                if func is _to_copy and kwargs.get("device") == DEVICE and out.constant is not None:
+                    # Fakes follow the values of scalars by real tensors on the host, and so lose their device.
+                    out.constant, out.fake_device = None, DEVICE
+                return out
         finally:
             overlay.at_user_level = level
 
+    def swap_tensors(one: Any, other: Any) -> None:
+        """Stand for `param.data = ...`, which `Module.to` uses for tensors with data; fakes it would swap, or fail."""
+        if not isinstance(one, FakeTensor) or not isinstance(other, FakeTensor):
+            swap(one, other)
+        elif one is not other:
+            one.data = other.detach()
+            one.fake_device = other.fake_device
+
+    swap = torch.utils.swap_tensors
+    overlay.patch(torch.utils, "swap_tensors", swap_tensors)
     overlay.patch(FakeTensor, "device", property(device, true_device.fset))  # type: ignore[attr-defined]
     overlay.patch(FakeTensorMode, "__torch_dispatch__", torch_dispatch)
 

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 
-from estimator.semantics.overlay import AUTOGRAD, DEVICE, Overlay, on_device
+from estimator.semantics.overlay import AUTOGRAD, DEVICE, Overlay, composite_of, on_device
 
 _aten = torch.ops.aten
 # Formulas that add two tensors themselves; an addition there is not the engine's.
@@ -177,7 +177,7 @@ def _is_dense(t: FakeTensor) -> bool:
 
 def _gather_backward(grad: Tensor, self: Tensor, dim: int, index: Tensor, sparse_grad: bool) -> Tensor:
     if sparse_grad:
-        return _aten.gather_backward.default.decompose(grad, self, dim, index, sparse_grad)  # type: ignore[no-any-return]
+        return composite_of(_aten.gather_backward.default)(grad, self, dim, index, sparse_grad)  # type: ignore[no-any-return]
     return grad.new_zeros(self.shape).scatter_add_(dim, index, grad)
 
 

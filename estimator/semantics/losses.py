@@ -51,5 +51,5 @@ class _WithLogits(torch.autograd.Function):
         if weight is not None:
             out.mul_(weight)
         if ctx.reduction == _MEAN:
-            out.div_(x.numel())
+            _aten.div_.Scalar(out, x.numel())
         return out, None, None, None, None

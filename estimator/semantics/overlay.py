@@ -76,20 +76,23 @@ class Overlay:
         op = getattr(getattr(_aten, base), overload or "default")
 
         def kernel(*args: Any, **kwargs: Any) -> Any:
-            if on_device(args[0]):
-                return function(*args, **kwargs)
-            return op.decompose(*args, **kwargs)
+            return (function if on_device(args[0]) else composite_of(op))(*args, **kwargs)
 
         self.impl(name, kernel)
 
     def fake_kernel(self, op: Any, function: Callable[..., Any]) -> None:
         """Replace the fake kernel of an op; `function(fake_mode, op, *args, **kwargs)` returns fakes."""
+        from torch._decomp import meta_table
         from torch._subclasses import fake_impls
 
-        kernels = fake_impls.op_implementations_dict
-        before = kernels.get(op)
-        kernels[op] = function
-        self._stack.callback(lambda: kernels.pop(op) if before is None else kernels.__setitem__(op, before))
+        self._set_item(fake_impls.op_implementations_dict, op, function)
+        if op not in meta_table:
+            self._set_item(meta_table, op, function)  # else a decomposition would be asked first
+
+    def _set_item(self, table: dict[Any, Any], key: Any, value: Any) -> None:
+        before = table.get(key)
+        table[key] = value
+        self._stack.callback(lambda: table.pop(key) if before is None else table.__setitem__(key, before))
 
     def patch(self, owner: Any, name: str, value: Any) -> None:
         """Set an attribute of a module or class until the overlay ends.
@@ -140,6 +143,11 @@ class Overlay:
         from estimator.semantics.optimizers import as_on_cuda
 
         as_on_cuda(optimizer)
+
+
+def composite_of(op: Any) -> Callable[..., Any]:
+    """C++'s own composite kernel of an op (`op.decompose` may run a Python one, which differs)."""
+    return functools.partial(op._op_dk, torch._C.DispatchKey.CompositeImplicitAutograd)
 
 
 def on_device(value: Any) -> bool:
