@@ -16,7 +16,7 @@ from estimator.fit import MemoryModel, compare, fit, unlike_steps
 from estimator.job import TrainingJob
 from estimator.result import Estimate, Warning
 from estimator.solve import Solution, largest_batch
-from estimator.traces import TIME_LIMIT_SECONDS, Traces
+from estimator.traces import TIME_LIMIT_SECONDS, Clock, Traces
 
 if TYPE_CHECKING:
     from estimator.graph import Op, StepGraph
@@ -75,7 +75,7 @@ def estimate(
     from estimator.devices import resolve_device
 
     say = progress or (lambda text: None)
-    clock = _Clock()
+    clock = Clock()
     profile = resolve_device(device, memory, profiles)
     target = Target(
         device=profile,
@@ -95,29 +95,17 @@ def estimate(
         return run.answer()
 
 
-class _Clock:
-    def __init__(self) -> None:
-        self.seconds: dict[str, float] = {}
-
-    @contextmanager
-    def stage(self, name: str) -> Iterator[None]:
-        begun = time.perf_counter()
-        try:
-            yield
-        finally:
-            self.seconds[name] = round(self.seconds.get(name, 0.0) + time.perf_counter() - begun, 4)
-
-
 class _Run:
     """One estimate under way: traces so far, the model fitted to them, the evaluator on it."""
 
     def __init__(
-        self, job: TrainingJob, target: Target, clock: _Clock, say: Callable[[str], None], traces: Traces, conf: str,
+        self, job: TrainingJob, target: Target, clock: Clock, say: Callable[[str], None], traces: Traces, conf: str,
         cross_check: bool,
     ) -> None:  # fmt: skip
         self.job, self.target, self.clock, self.say = job, target, clock, say
         self.traces, self.conf, self.cross_check = traces, conf, cross_check
         self.real_run = False
+        self.confirmed_at: int | None = None
         self.warnings: list[Warning] = [Warning(code="job", message=note) for note in job.notes]
 
     def use_real_run(self, error: CannotPredictError) -> None:
@@ -182,7 +170,7 @@ class _Run:
         with self._fvcore() as fvcore:
             graphs = self.calibrate()
             evaluator, solution = self.verified(graphs)
-            return assemble(
+            answer = assemble(
                 self.job,
                 self.target,
                 evaluator,
@@ -192,6 +180,8 @@ class _Run:
                 self.clock.seconds,
                 fvcore(),
             )
+        answer._confirmed_at = self.confirmed_at
+        return answer
 
     @contextmanager
     def _fvcore(self) -> Iterator[Callable[[], Any]]:
@@ -249,9 +239,13 @@ class _Run:
             n = max(1, solution.largest)
             if solution.unlimited or self.real_run or n in evaluator.model.calibration_sizes:
                 return evaluator, solution
-            seen = self.trace(n)[0]
+            seen = self.traces.beyond(self.target, n, SHORT_STEPS) or self.trace(n)[0]
             residual = _residual(evaluator.model, seen)
+            if seen.batch_size != n and (residual != 0 or seen.batch_size in evaluator.model.calibration_sizes):
+                seen = self.trace(n)[0]  # a larger batch does not vouch for this one
+                residual = _residual(evaluator.model, seen)
             if residual == 0:
+                self.confirmed_at = seen.batch_size
                 return evaluator, solution
             graphs = self.refit(graphs, seen, residual)
             evaluator = self.evaluator(self.fitted(graphs))

@@ -177,6 +177,7 @@ class Estimate(BaseModel):
     _at: Callable[[int], BatchEstimate] | None = PrivateAttr(default=None)
     _graph: Callable[[], Any] | None = PrivateAttr(default=None)
     _model: Any = PrivateAttr(default=None)
+    _confirmed_at: int | None = PrivateAttr(default=None)
 
     def at(self, batch_size: int) -> BatchEstimate:
         """Memory at any batch size, by the same model and replay as the answer.
@@ -190,6 +191,14 @@ class Estimate(BaseModel):
         if self._at is None:
             raise RuntimeError("an estimate read from JSON cannot be evaluated again; call estimator.estimate")
         return self._at(batch_size)
+
+    @property
+    def confirmed_at(self) -> int | None:
+        """Batch size at which a further trace found the model's bytes to be those of the step; None: at none.
+
+        It is `max_batch_size`, or in a plan a larger one that another device of the plan holds.
+        """
+        return self._confirmed_at
 
     @property
     def graph(self) -> torch.fx.Graph:

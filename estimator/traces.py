@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
+import gc
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +20,22 @@ TIME_LIMIT_SECONDS = 600.0
 Stage = Callable[[str], AbstractContextManager[Any]]
 
 
+class Clock:
+    """Wall time by stage."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        """Add the time until the context is left to a stage."""
+        begun = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.seconds[name] = round(self.seconds.get(name, 0.0) + time.perf_counter() - begun, 4)
+
+
 class Traces:
     """What has been traced of a job. Ask it for a trace on a target: one that is kept is given where it holds there.
 
@@ -26,12 +44,19 @@ class Traces:
         isolate: trace in child processes, so that a crash is an error and not the end; default where the system can
             fork.
         time_limit_seconds: for the traces of one call.
+        larger_vouches: a trace that confirms the model at a batch size confirms it for smaller ones too: of many
+            devices only the largest solved batch need be traced.
     """
 
     def __init__(
-        self, job: TrainingJob, *, isolate: bool | None = None, time_limit_seconds: float = TIME_LIMIT_SECONDS
+        self,
+        job: TrainingJob,
+        *,
+        isolate: bool | None = None,
+        time_limit_seconds: float = TIME_LIMIT_SECONDS,
+        larger_vouches: bool = False,
     ) -> None:
-        self.job = job
+        self.job, self.larger_vouches = job, larger_vouches
         self._isolate, self._limit = isolate, time_limit_seconds
         self._kept: list[tuple[Target, int, bool, StepGraph]] = []
         self._failed: list[tuple[Target, tuple[Any, ...], EstimatorError]] = []
@@ -82,6 +107,15 @@ class Traces:
                 found[index] = graph
         return [graph for graph in found if graph is not None]
 
+    def beyond(self, target: Target, size: int, steps: int) -> StepGraph | None:
+        """The trace that is kept of the smallest batch from `size` on, if a larger batch may vouch for it."""
+        held = [
+            graph
+            for made_for, count, real, graph in self._kept
+            if graph.batch_size >= size and count == steps and not real and holds(graph, made_for, target)
+        ]
+        return min(held, key=lambda graph: graph.batch_size, default=None) if self.larger_vouches else None
+
     def _find(self, target: Target, size: int, steps: int, real_run: bool) -> StepGraph | None:
         for made_for, count, real, graph in self._kept:
             if (graph.batch_size, count, real) == (size, steps, real_run) and holds(graph, made_for, target):
@@ -96,7 +130,12 @@ class Traces:
         tasks = [partial(trace, self.job, target, size, semantics, steps, real_run) for size, steps in wanted]
         if self.isolated:
             warm_up()
-            return run_isolated(tasks, self._limit)
+            # The children collect garbage: what is here already they need neither look through nor get copies of.
+            gc.freeze()
+            try:
+                return run_isolated(tasks, self._limit)
+            finally:
+                gc.unfreeze()
         return [task() for task in tasks]
 
 

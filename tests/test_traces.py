@@ -109,3 +109,40 @@ def test_a_trace_that_failed_is_not_tried_again() -> None:
         with pytest.raises(DataDependentError):
             traces.at(target(name), [4], [2])
     assert len(calls) == 1
+
+
+SIZES = ("2GiB", "1GiB", "512MiB")
+
+
+def answers(loss: Any, traces: Traces) -> list[estimator.Estimate]:
+    """The job on one card with ever less memory."""
+    traced = traces.job.with_(loss=loss)
+    traces.job = traced
+    return [estimator.estimate(traced, "l4", memory=m, traces=traces, cross_check=False) for m in SIZES]
+
+
+def test_a_larger_batch_vouches_for_smaller_ones_where_it_may() -> None:
+    def loss(model: Any, x: Any) -> Any:
+        return model(x).square().mean()
+
+    plain = job(lambda: torch.nn.Linear(WIDTH, WIDTH))
+    plan = Traces(plain, isolate=False, larger_vouches=True)
+    found = answers(loss, plan)
+    assert [a.confirmed_at for a in found] == [found[0].max_batch_size] * 3
+    assert len(plan._kept) == 3  # two to calibrate, one at the largest solved batch
+    alone = Traces(plain, isolate=False)
+    each = answers(loss, alone)
+    assert [a.confirmed_at for a in each] == [a.max_batch_size for a in each]
+    assert len(alone._kept) == 5
+    assert [a.max_batch_size for a in found] == [a.max_batch_size for a in each]
+
+
+def test_a_larger_batch_of_another_program_vouches_for_nothing() -> None:
+    def loss(model: Any, x: Any) -> Any:
+        # Twice the program at the batch that 2 GiB hold (some 30 000), once at what 1 GiB (some 13 000) and 512 MiB hold.
+        return model(x).square().mean() if len(x) < 20_000 else (model(x) + model(x)).square().mean()
+
+    plan = Traces(job(lambda: torch.nn.Linear(WIDTH, WIDTH)), isolate=False, larger_vouches=True)
+    found = answers(loss, plan)
+    assert found[1].confirmed_at == found[1].max_batch_size
+    assert found[2].confirmed_at == found[1].max_batch_size

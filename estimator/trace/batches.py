@@ -163,7 +163,8 @@ def check_scales(make: BatchMaker, first: int, second: int) -> None:
     """
     shapes = []
     for n in (first, second):
-        leaves = [t for t in tree_leaves(make(n)) if isinstance(t, Tensor)]
+        with torch.random.fork_rng(devices=[]):  # the caller's random numbers stay what they would have been
+            leaves = [t for t in tree_leaves(make(n)) if isinstance(t, Tensor)]
         if not leaves:
             raise JobError("the batch has no tensor", got=f"batch({n})", where="TrainingJob.batch")
         shapes.append([tuple(t.shape) for t in leaves])
