@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from itertools import pairwise
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -13,7 +12,6 @@ from hypothesis import strategies as st
 
 from benchmarks import align, history, score, tables
 from benchmarks.score import Largest, Row
-from estimator.ledger import Category, Event, Ledger
 
 pytestmark = pytest.mark.pure
 
@@ -104,61 +102,3 @@ def test_history_names_blocks_by_address(tmp_path: Any) -> None:
         (False, 0, 10), (True, 1, 20), (True, 2, 5), (False, 1, 20),
     ]  # fmt: skip
     assert history.running_bytes(found.requests) == [10, 0, 20, 25, 5]
-
-
-def test_difference_is_told_with_the_op_that_made_it() -> None:
-    from benchmarks import diff_history
-
-    def request(is_alloc: bool, block: int, size: int, label: str = "") -> history.Request:
-        return history.Request(is_alloc, block, size, label)
-
-    recorded = {"step0.forward": (request(True, 0, 8), request(True, 1, 64), request(False, 0, 8))}
-    first = request(True, 0, 8, "mm @ a"), request(False, 0, 8, "mm @ a")
-    predicted = {"step0.forward": (*first, request(True, 1, 16, "relu @ a"))}
-    found = diff_history.difference(recorded, predicted)
-    told = "\n".join(diff_history.summary(recorded, predicted, found, 10))
-    assert all(word in told for word in ("missing alloc", "64", "extra alloc", "relu @ a")), told
-    assert any("64" in line and "recording alone" in line for line in diff_history.at_peak(recorded, predicted, 10))
-
-
-def test_prediction_takes_the_limit_of_the_largest_batch(monkeypatch: pytest.MonkeyPatch) -> None:
-    """One estimate for each device size, and the whole card only where the limit interferes."""
-    pytest.importorskip("torch")
-    import estimator
-    from benchmarks import predict
-
-    asked: list[int] = []
-
-    class Fake(SimpleNamespace):
-        def at(self, batch: int) -> Any:
-            retries = int(self.total < 1000 and batch > 4)
-            return SimpleNamespace(
-                peak_requested_bytes=batch, peak_allocated_bytes=batch, peak_reserved_bytes=batch, fits=True,
-                num_alloc_retries=retries, peak_phase="", peak_op="", peak_module="", phases={"model": 7},
-            )  # fmt: skip
-
-        def ledger(self, batch: int) -> Ledger:
-            events = [Event(True, 0, batch, Category.INPUT, 0), Event(False, 0, batch, Category.INPUT, 0)]
-            return Ledger(events, [("model", 0), ("step0.batch", 1)])
-
-    def fake_estimate(job: Any, device: Any, torch_version: str) -> Any:
-        asked.append(device.total_bytes)
-        assert torch_version == "2.11.0"
-        return Fake(
-            total=device.total_bytes, seconds={}, warnings=(), max_batch_size=5, max_batch_size_low=6,
-            max_batch_size_without_retries=4,
-        )  # fmt: skip
-
-    monkeypatch.setitem(vars(estimator), "estimate", fake_estimate)
-    truth = {
-        "compute_capability": "8.0", "multi_processor_count": 108, "total_memory": 1000, "torch_version": "2.11.0+cu130"
-    }  # fmt: skip
-    entry = {
-        "case": "mlp-fp32-sgd", "largest": {"limit_bytes": 100, "max_batch": 5},
-        "runs": [{"batch": 2, "peak_reserved": 2}, {"batch": 8, "peak_reserved": 8}, {"batch": 9, "oom": True}],
-    }  # fmt: skip
-    said = predict.predict(truth, entry, None)
-    assert asked == [100, 1000]
-    assert [r["batch"] for r in said["runs"]] == [2, 8]
-    assert said["runs"][0]["phases"] == {"model": [2, 2, 7], "step0.batch": [2, 0, None]}
-    assert (said["largest"]["predicted"], said["largest"]["at_truth"]["batch"]) == (5, 5)
