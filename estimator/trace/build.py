@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
+from torch.utils._device import DeviceContext
 
 from estimator.errors import JobError
 from estimator.ledger import Category
@@ -30,6 +31,22 @@ def default_dtype(precision: str) -> Iterator[None]:
         torch.set_default_dtype(before)
 
 
+class _OnMeta(DeviceContext):
+    """`with torch.device("meta")`, but tensors of Python data are made on the host first: their values are known."""
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        kwargs = dict(kwargs or {})
+        if func in _FROM_DATA and kwargs.get("device") is None and not (args and isinstance(args[0], Tensor)):
+            requires_grad = kwargs.pop("requires_grad", False)
+            return func(*args, **kwargs).to("meta").requires_grad_(requires_grad)
+        return super().__torch_function__(func, types, args, kwargs)  # type: ignore[no-untyped-call]
+
+
+_FROM_DATA = frozenset({torch.tensor, torch.as_tensor, torch.asarray})
+
+
 def make_model(given: Any, precision: str, recorder: Recorder, *, on_device: bool) -> nn.Module:
     """Call the job's factory under the meta device, or take its live module.
 
@@ -42,7 +59,7 @@ def make_model(given: Any, precision: str, recorder: Recorder, *, on_device: boo
         return given
     recorder.recording = on_device
     try:
-        with torch.device("meta"), default_dtype(precision), recorder:
+        with _OnMeta(torch.device("meta")), default_dtype(precision), recorder:
             model = given()
     finally:
         recorder.recording = True

@@ -21,13 +21,14 @@ from estimator.graph import Op, StepGraph, StorageEvent, TensorSpec
 from estimator.ledger import Category
 from estimator.trace.lists import NOT_DONE, run_on_lists
 from estimator.trace.paths import ModulePaths
-from estimator.trace.values import READERS, Follower, set_known
+from estimator.trace.values import READERS, Follower, known_value, set_known
 
 DEVICE = torch.device("cpu", 0)
 """Stands for the target device in a trace. Host tensors are on `cpu` without an index, so the two never mix unseen."""
 HOST = torch.device("cpu")
 
 _DEVICE_OF = torch.ops.prim.device.default
+_TO_COPY = torch.ops.aten._to_copy.default
 
 
 class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
@@ -177,6 +178,11 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
             if real is None:
                 raise DataDependentError(f"the step reads values that only a real run has: {func}", got=str(func))
             return self._fake_like(real, args)
+        if func is _TO_COPY and args[0].is_meta and not isinstance(args[0], FakeTensor):
+            # A model being built looks at numbers it has just computed (`tolist`): torch first copies them to the host.
+            real = known_value(args[0])
+            if real is not None and torch.device(kwargs.get("device") or "meta").type == "cpu":
+                return real.clone()
         out = run_on_lists(func, args, self._fake_mode)
         if out is NOT_DONE:
             try:
