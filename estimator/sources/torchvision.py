@@ -7,6 +7,8 @@ default weights were evaluated at.
 from __future__ import annotations
 
 import inspect
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from estimator.errors import SourceError
@@ -19,9 +21,21 @@ if TYPE_CHECKING:
 
 OPTIMIZER = "adamw"
 _DETECTION_SIDE = 800
-"""Source: `min_size=800` of `GeneralizedRCNN` models, torchvision/models/detection/faster_rcnn.py, 0.28."""
+_DETECTION_SIDES = {
+    "ssd300_vgg16": 300,
+    "ssdlite320_mobilenet_v3_large": 320,
+    "fasterrcnn_mobilenet_v3_large_320_fpn": 320,
+}
+"""What detectors resize images to: the shorter side, or for SSD both.
+
+Source: `min_size` and `size` of the builders in torchvision/models/detection, 0.28.
+"""
 _TAKES_IMAGE_SIZE = ("vit_",)
-_FIXED_SIZE = {"maxvit": "input_size", "mvit": "spatial_size"}
+_FIXED = ("mvit", "ssd")
+"""Families whose builders take no other size than their own.
+
+Source: torchvision/models/video/mvit.py and torchvision/models/detection/{ssd,ssdlite}.py, 0.28.
+"""
 _CLIP_FRAMES = 16
 """Source: clips of 16 frames for the ResNets of video, references/video_classification (`--clip-len 16`)."""
 
@@ -50,12 +64,13 @@ def load(name: str, options: JobOptions) -> TrainingJob:
     kind = batches.kind_of(builder.__module__)
     weights = get_model_weights(name).DEFAULT
     size, frames = _sizes(name, kind, weights, options)
-    kwargs = _arguments(name, builder, size, frames, options)
+    kwargs = _arguments(name, builder, size, options)
 
     def build() -> nn.Module:
         from estimator.sources.edits import apply
 
-        model: nn.Module = get_model(name, weights=None, **kwargs)
+        with _sizes_on_host():
+            model: nn.Module = get_model(name, weights=None, **kwargs)
         return apply(model, options)
 
     classes = options.num_classes or len(weights.meta.get("categories", ())) or None
@@ -75,7 +90,7 @@ def _sizes(name: str, kind: str, weights: Any, options: JobOptions) -> tuple[int
     evaluated = keywords.get("crop_size") or (keywords.get("resize_size") if kind == "segmentation" else None)
     evaluated = evaluated[0] if isinstance(evaluated, tuple) else evaluated
     if kind == "detection":
-        evaluated = _DETECTION_SIDE
+        evaluated = _DETECTION_SIDES.get(name, _DETECTION_SIDE)
     elif kind == "optical_flow":
         evaluated = (
             368  # Source: shorter side of `--image_size 368 496`, train_standard.sh of RAFT (Teed and Deng 2020).
@@ -91,10 +106,18 @@ def _sizes(name: str, kind: str, weights: Any, options: JobOptions) -> tuple[int
             allowed=f"image_size >= {least}",
             where=f"torchvision:{name}",
         )
-    return size, options.frames or weights.meta.get("min_temporal_size") or _CLIP_FRAMES
+    frames = weights.meta.get("min_temporal_size") or _CLIP_FRAMES
+    if name.startswith(_FIXED) and (size, options.frames or frames) != (evaluated, frames):
+        raise SourceError(
+            f"{name} takes no other size than its own",
+            got=f"image_size={size}, frames={options.frames or frames}",
+            allowed=f"image_size={evaluated}, frames={frames}",
+            where=f"torchvision:{name}",
+        )
+    return size, options.frames or frames
 
 
-def _arguments(name: str, builder: Any, size: int, frames: int, options: JobOptions) -> dict[str, Any]:
+def _arguments(name: str, builder: Any, size: int, options: JobOptions) -> dict[str, Any]:
     taken = inspect.signature(builder).parameters
     kwargs: dict[str, Any] = {}
     if "weights_backbone" in taken:
@@ -103,12 +126,30 @@ def _arguments(name: str, builder: Any, size: int, frames: int, options: JobOpti
         kwargs["num_classes"] = options.num_classes
     if name.startswith(_TAKES_IMAGE_SIZE):
         kwargs["image_size"] = size
-    for family, argument in _FIXED_SIZE.items():
-        if name.startswith(family):
-            kwargs[argument] = (size, size)
-            if family == "mvit":
-                kwargs["temporal_size"] = frames
+    if ".detection" in builder.__module__ and not name.startswith(_FIXED):
+        kwargs |= {"min_size": size, "max_size": size}
+    if name.startswith("maxvit"):
+        kwargs["input_size"] = (size, size)
     return kwargs
+
+
+@contextmanager
+def _sizes_on_host() -> Iterator[None]:
+    """Let RegNet compute the sizes of its blocks, which it does with tensors, where tensors have values."""
+    import torch
+    from torchvision.models.regnet import BlockParams
+
+    compute = BlockParams.__dict__["from_init_params"]
+
+    def on_host(cls: Any, *args: Any, **kwargs: Any) -> Any:
+        with torch.device("cpu"):
+            return compute.__func__(cls, *args, **kwargs)
+
+    BlockParams.from_init_params = classmethod(on_host)
+    try:
+        yield
+    finally:
+        BlockParams.from_init_params = compute
 
 
 def _notes(kind: str, size: int, options: JobOptions) -> tuple[str, ...]:
