@@ -1,6 +1,6 @@
 """Hold the estimator's answers against recorded truth.
 
-    python -m benchmarks.accuracy [--truth FILE ...] [--only CASE ...] [--phases] [--batch-search] [--check]
+    python -m benchmarks.accuracy [--more | --truth FILE ... [--cases FILE]] [--only CASE ...] [--phases] [--batch-search] [--check]
                                   [--json OUT] [--markdown OUT] [--jobs 2] [--timeout 600]
 
 For every case, batch and device of the truth: the signed error of the requested, allocated and reserved peaks, and of
@@ -28,6 +28,7 @@ from benchmarks.tables import largest_lines, markdown, phase_lines, row_lines, s
 
 HERE = Path(__file__).resolve().parent
 DEFAULT_TRUTH = (HERE / "truth" / "simulated_sm80.json", HERE / "truth" / "simulated_sm90.json")
+MORE_TRUTH = (HERE / "truth" / "simulated_more_sm80.json", HERE / "truth" / "simulated_more_sm90.json")
 
 
 def ask(truth: Path, case: str, cases: str | None, timeout: float) -> dict[str, Any]:
@@ -75,6 +76,7 @@ def rows_of(device: str, entry: dict[str, Any], said: dict[str, Any]) -> tuple[l
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--truth", nargs="+", type=Path, default=list(DEFAULT_TRUTH))
+    parser.add_argument("--more", action="store_true", help="the further cases, which no rule was written after")
     parser.add_argument("--cases", help="file that defines CASES, where the truth is not of benchmarks/cases.py")
     parser.add_argument("--only", nargs="+", default=[], metavar="CASE")
     parser.add_argument("--phases", action="store_true", help="compare phase by phase too")
@@ -85,6 +87,8 @@ def main() -> int:
     parser.add_argument("--jobs", type=int, default=2)
     parser.add_argument("--timeout", type=float, default=600.0, help="seconds for one case on one device")
     options = parser.parse_args()
+    if options.more:
+        options.truth, options.cases = list(MORE_TRUTH), str(HERE / "more_cases.py")
 
     truths = {path: json.loads(path.read_text()) for path in options.truth}
     known = {e["case"] for truth in truths.values() for e in truth["cases"]}
