@@ -1,7 +1,7 @@
 """Hold the estimator's answers against recorded truth.
 
-    python -m benchmarks.accuracy [--more | --truth FILE ... [--cases FILE]] [--only CASE ...] [--phases] [--batch-search] [--check]
-                                  [--json OUT] [--markdown OUT] [--jobs 2] [--timeout 600]
+    python -m benchmarks.accuracy [--more | --truth FILE ... [--cases FILE]] [--only CASE ...] [--phases] [--check]
+                                  [--batch-search] [--json OUT] [--markdown OUT] [--jobs 2] [--timeout 600]
 
 For every case, batch and device of the truth: the signed error of the requested, allocated and reserved peaks, and of
 the largest batch where the truth has one; then all in sum, under-estimates apart. A case that gives no answer is a row
@@ -76,7 +76,7 @@ def rows_of(device: str, entry: dict[str, Any], said: dict[str, Any]) -> tuple[l
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--truth", nargs="+", type=Path, default=list(DEFAULT_TRUTH))
-    parser.add_argument("--more", action="store_true", help="the further cases, which no rule was written after")
+    parser.add_argument("--more", action="store_true", help="the cases of more_cases.py and their truth")
     parser.add_argument("--cases", help="file that defines CASES, where the truth is not of benchmarks/cases.py")
     parser.add_argument("--only", nargs="+", default=[], metavar="CASE")
     parser.add_argument("--phases", action="store_true", help="compare phase by phase too")
