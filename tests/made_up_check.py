@@ -1,4 +1,4 @@
-"""A made-up answer from the parts it is to have, with a ledger behind it: what `estimator.check` reads, without an engine."""
+"""A made-up answer from the parts it is to have, with a ledger behind it: what `estimator.check` reads of one."""
 
 from __future__ import annotations
 
@@ -61,7 +61,9 @@ def made_up_answer(parts: Parts = NET, *, largest: int = 64, settings: Mapping[s
             peak_event=peak,
         )
 
-    answer = made_up_estimate(largest, best=at(max(largest, 1)), next=at(largest + 1), settings=settings or {"precision": "fp32"})
+    answer = made_up_estimate(
+        largest, best=at(max(largest, 1)), next=at(largest + 1), settings=settings or {"precision": "fp32"}
+    )
     answer._at = at
     answer._model = SimpleNamespace(at=lambda n: Ledger(list(events)), ops=ops, graph=SimpleNamespace(names={}))
     return answer

@@ -16,7 +16,8 @@ pytestmark = pytest.mark.pure
 
 NAMES = st.sampled_from(["", "a", "a.b", "head", "(root)", "ä|`"])
 SIZES = st.integers(min_value=0, max_value=2**50)
-MODULES = st.dictionaries(NAMES, st.dictionaries(NAMES, st.dictionaries(NAMES, SIZES, max_size=3), max_size=3), max_size=4)
+OPS = st.dictionaries(NAMES, st.dictionaries(NAMES, SIZES, max_size=3), max_size=3)
+MODULES = st.dictionaries(NAMES, OPS, max_size=4)
 BUSY = settings(max_examples=50, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 """A busy machine fails no test."""
 VERSIONS = Versions(batch_estimator="0.1.0", torch="2.13.0", traced_with="2.13.0")
@@ -124,8 +125,13 @@ def test_the_peaks_parts_sum_to_what_is_requested_there() -> None:
 
 def test_parameters_belong_to_the_module_that_has_them() -> None:
     """Whatever op made them; what the optimizer and the batch make stands apart from the root module's own ops."""
-    answer = made_up_answer({("m", "aten.empty.default", "parameters"): 5, ("", "aten.add.Tensor", "temporaries"): 6,
-                             ("", "aten.zeros_like.default", "optimizer_state"): 7, ("", "aten.to.dtype", "inputs"): 8})  # fmt: skip
+    parts = {
+        ("m", "aten.empty.default", "parameters"): 5,
+        ("", "aten.add.Tensor", "temporaries"): 6,
+        ("", "aten.zeros_like.default", "optimizer_state"): 7,
+        ("", "aten.to.dtype", "inputs"): 8,
+    }
+    answer = made_up_answer(parts)
     answer.model.graph.names[1] = "body.weight"
     for number, phase in ((2, "step0.forward"), (3, "step0.optimizer"), (4, "step0.batch")):
         answer.model.ops[number].phase = phase

@@ -60,7 +60,12 @@ def test_every_option_has_its_place(tmp_path: Path) -> None:
     assert (entry.name, entry.line, entry.max_batch_size) == ("a b", 2, 12)
     assert entry.tolerance == Tolerance(percent=Fraction(5, 2))
     assert (entry.memory, entry.profiles, entry.torch_version) == (4 * GIB, Path("cards"), "2.12.0")
-    assert (entry.config, entry.allow_real_run, entry.isolate, entry.time_limit) == ((Path("args.json"),), True, False, 30)
+    assert (entry.config, entry.allow_real_run, entry.isolate, entry.time_limit) == (
+        (Path("args.json"),),
+        True,
+        False,
+        30,
+    )
     assert entry.options.lora is not None
     assert entry.options.lora.r == 4
     assert (entry.options.freeze, entry.options.channels_last) == (("a*", "b"), True)
@@ -69,17 +74,23 @@ def test_every_option_has_its_place(tmp_path: Path) -> None:
 
 def test_all_problems_at_once_each_with_its_path(tmp_path: Path) -> None:
     text = (
-        'basline = "x"\n[jobs.small]\njob = "train.py:job"\ndevice = "l5"\nbatch_size = "16"\nbudget = "20 bananas"\n'
+        'basline = "x"\n[jobs]\nc = 7\n[jobs.small]\n'
+        'job = "train.py:job"\ndevice = "l5"\nbatch_size = "16"\nbudget = "20 bananas"\n'
         'presicion = "fp32"\nprecision = "fp12"\ntolerance = "-1%"\ntorch_version = "new"\n'
-        "[jobs.b]\ndevice = 3\nimage_size = 0\n[jobs]\nc = 7\n"
+        "[jobs.b]\ndevice = 3\nimage_size = 0\n"
     )
-    error = refused(written(tmp_path, text.replace("[jobs]\nc = 7\n", "").replace("[jobs.small]", "[jobs]\nc = 7\n[jobs.small]")))
+    error = refused(written(tmp_path, text))
     said = {problem.split(":")[0]: problem for problem in error.problems}
     assert list(said) == [
-        "basline", "jobs.c", "jobs.small.presicion", "jobs.small.precision", "jobs.small.batch_size", "jobs.small.budget",
-        "jobs.small.tolerance", "jobs.small.torch_version", "jobs.small.device", "jobs.b.image_size", "jobs.b.job",
-        "jobs.b.device", "jobs.b.batch_size",
-    ]  # fmt: skip
+        "basline",
+        "jobs.c",
+        *(
+            f"jobs.small.{key}"
+            for key in ("presicion", "precision", "batch_size", "budget", "tolerance", "torch_version")
+        ),
+        "jobs.small.device",
+        *(f"jobs.b.{key}" for key in ("image_size", "job", "device", "batch_size")),
+    ]
     assert said["basline"].endswith("did you mean baseline?")
     assert said["jobs.small.presicion"].endswith("did you mean precision?")
     assert "not a size in bytes (got '20 bananas')" in said["jobs.small.budget"]
@@ -92,8 +103,9 @@ def test_all_problems_at_once_each_with_its_path(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("line", "problem"),
     [
-        ("budget = 0", "budget"), ("budget = 1.5", "budget"), ("budget = true", "budget"), ("batch_size = 0", "batch_size"),
-        ("max_batch_size = 0", "max_batch_size"), ("time_limit = 0", "time_limit"), ('memory = ""', "memory"),
+        ("budget = 0", "budget"), ("budget = 1.5", "budget"), ("budget = true", "budget"),
+        ("batch_size = 0", "batch_size"), ("max_batch_size = 0", "max_batch_size"),
+        ("time_limit = 0", "time_limit"), ('memory = ""', "memory"),
         ('grad_clip = "no"', "grad_clip"), ('lora = "rank=3"', "lora"), ("line = 3", "line"), ('name = "x"', "name"),
         ("options = {}", "options"), ("batch_dim = 1.5", "batch_dim.int"), ('tolerance = "1 %%"', "tolerance"),
     ],
@@ -134,7 +146,7 @@ def test_files_that_cannot_be_read(tmp_path: Path) -> None:
 
 
 def test_where_jobs_are_looked_for(tmp_path: Path) -> None:
-    """`pyproject.toml` if it has a table of ours, else `batch-estimator.toml`, else an error that says what to write."""
+    """`pyproject.toml` if it has our table, else `batch-estimator.toml`, else an error that says what to write."""
     with pytest.raises(ConfigError, match="no jobs to check") as caught:
         find_config(tmp_path)
     assert "[tool.batch-estimator.jobs.NAME]" in str(caught.value)

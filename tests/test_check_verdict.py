@@ -40,7 +40,7 @@ def test_fit_and_largest_batch() -> None:
 
 
 def test_what_takes_the_room_is_said() -> None:
-    """Of a budget that is too small by 29 MiB less a little: the need, the excess, and the largest categories and parts."""
+    """Of a budget that is too small by 29 MiB and 512 bytes: the need, the excess, the largest categories and parts."""
     answer = made_up_answer()
     (problem,) = budget_problems(answer, answer.at(16), 600 * MIB, None)
     assert NET_BYTES + SLACK - 600 * MIB == 29 * MIB + 512
@@ -108,8 +108,10 @@ def test_the_worst_code_wins(jobs: list[tuple[Kind, ...]], code: int) -> None:
 
 def test_errors_as_problems() -> None:
     for error, kind in (
-        (ConfigError("no"), "usage"), (DeviceError("no"), "usage"), (FitError("no", got="x", hint="do"), "cannot-predict"),
-    ):  # fmt: skip
+        (ConfigError("no"), "usage"),
+        (DeviceError("no"), "usage"),
+        (FitError("no", got="x", hint="do"), "cannot-predict"),
+    ):
         assert error_problem(error).kind == kind
     assert error_problem(FitError("no", got="x", hint="do")).details == "  got: x\n  do: do"
 

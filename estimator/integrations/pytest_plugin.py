@@ -50,7 +50,6 @@ def pytest_configure(config: pytest.Config) -> None:
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_call(item: pytest.Item) -> None:
     """Check what the markers of a test ask for, before its body runs."""
-    __tracebackhide__ = True
     named = [marker for marker in item.iter_markers(NAME) if _job_of(marker) is not None]
     idle = [marker for marker in item.own_markers if marker.name == NAME and _job_of(marker) is None]
     if idle and not named and NAME not in getattr(item, "fixturenames", ()):
@@ -85,13 +84,13 @@ class MemoryBudget:
         Returns:
             Memory at that batch size.
         """
-        __tracebackhide__ = True
         from estimator.errors import EstimatorError
 
         try:
             return self._predicted(job, {**self._defaults(), **options})
         except EstimatorError as error:
-            _fail(str(error))
+            told = str(error)
+        _fail(told)  # out here, so that pytest shows no exception behind it
 
     def _defaults(self) -> dict[str, Any]:
         """What markers without a job say, the closest first."""
@@ -102,7 +101,6 @@ class MemoryBudget:
         return merged
 
     def _predicted(self, job: Any, options: Mapping[str, Any]) -> BatchEstimate:
-        __tracebackhide__ = True
         from estimator.check.config import JOB_KEYS, make_entry
         from estimator.check.verdict import budget_problems
         from estimator.errors import ConfigError
@@ -174,5 +172,4 @@ def _job_of(marker: pytest.Mark) -> Any:
 
 
 def _fail(text: str) -> NoReturn:
-    __tracebackhide__ = True
     pytest.fail(text, pytrace=False)
