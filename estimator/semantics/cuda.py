@@ -11,6 +11,7 @@ from estimator.device import Target
 from estimator.semantics import (
     attention,
     autocast,
+    cells,
     composites,
     devices,
     inplace,
@@ -18,6 +19,7 @@ from estimator.semantics import (
     losses,
     norms,
     optimizers,
+    rnn,
 )
 from estimator.semantics.overlay import Overlay
 
@@ -31,8 +33,10 @@ def cuda_semantics(target: Target) -> Iterator[Overlay]:
     overlay = Overlay(target)
     try:
         FakeTensorMode.cache_clear()
-        for part in (composites, kernels, inplace, losses, attention, norms, autocast, optimizers, devices):
+        for part in (composites, kernels, inplace, losses, attention, norms, cells, optimizers):
             part.install(overlay)
+        rnn.install(overlay, autocast.install(overlay))
+        devices.install(overlay)
         yield overlay
     finally:
         overlay.close()
