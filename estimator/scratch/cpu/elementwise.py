@@ -19,9 +19,9 @@ from estimator.scratch.registry import Scratch, rule
 _NUMBER = (bool, int, float, complex)
 
 _ARITHMETIC = (
-    "add", "sub", "rsub", "mul", "remainder", "fmod", "floor_divide", "maximum", "minimum", "fmax", "fmin", "gcd", "lcm",
+    "add", "sub", "mul", "remainder", "fmod", "floor_divide", "maximum", "minimum", "fmax", "fmin", "gcd", "lcm",
     "bitwise_and", "bitwise_or", "bitwise_xor", "bitwise_left_shift", "bitwise_right_shift", "__and__", "__or__", "__xor__",
-    "__lshift__", "__rshift__", "eq", "ne", "lt", "le", "gt", "ge", "heaviside", "hypot", "nextafter", "copysign",
+    "__lshift__", "__rshift__", "logical_and", "logical_or", "logical_xor", "eq", "ne", "lt", "le", "gt", "ge", "heaviside", "hypot", "nextafter", "copysign",
 )  # fmt: skip
 """Binary ops that compute in the dtype their arguments promote to."""
 _TO_FLOAT = ("div", "true_divide", "atan2", "xlogy", "logaddexp", "logaddexp2")
@@ -102,10 +102,55 @@ def _ternary(op: Op, target: Target) -> list[Scratch]:
     return call.scratch()
 
 
-@rule(*_overloads(("pow",), "Scalar", "Tensor_Tensor", "Tensor"), kind="cpu")
-def _pow(op: Op, target: Target) -> list[Scratch]:
+@rule("aten.rsub.Scalar", "aten.rsub.Tensor", kind="cpu")
+def _rsub(op: Op, target: Target) -> list[Scratch]:
     call = Call()
-    iterate(call, op.args[:2], in_place=is_in_place(op))
+    iterate(call, op.args[1::-1], in_place=False)
+    return call.scratch()
+
+
+@rule("aten.pow.Tensor_Tensor", "aten.pow_.Tensor", "aten.pow.Tensor_Scalar", "aten.pow_.Scalar", kind="cpu")
+def _pow(op: Op, target: Target) -> list[Scratch]:
+    """An exponent that is a number goes into the kernel as it is. Source: ATen/native/Pow.cpp."""
+    call, common = Call(), result_dtype(op.args[:2])
+    given = op.args[:2] if isinstance(op.args[1], TensorSpec) else op.args[:1]
+    iterate(call, given, in_place=is_in_place(op), common=common)
+    return call.scratch()
+
+
+@rule("aten.pow.Scalar", kind="cpu")
+def _pow_of_number(op: Op, target: Target) -> list[Scratch]:
+    """The result comes first. Source: ATen/native/Pow.cpp, `pow_Scalar_out`."""
+    call = Call()
+    call.result()
+    iterate(call, op.args[:2], in_place=False, common=result_dtype(op.args[:2]), result=False)
+    return call.scratch() if op.args[0] != 1 else []
+
+
+@rule("aten.where.self", kind="cpu")
+def _where(op: Op, target: Target) -> list[Scratch]:
+    """Source: ATen/native/TensorCompare.cpp, `where_self_out`: casts by itself what differs."""
+    call = Call()
+    iterate(call, op.args[1:3], in_place=False)
+    return call.scratch()
+
+
+@rule("aten.clamp.default", "aten.clamp_.default", "aten.clamp_min.default", "aten.clamp_max.default", kind="cpu")
+def _clamp(op: Op, target: Target) -> list[Scratch]:
+    """Bounds that are numbers go into the kernel as they are. Source: ATen/native/TensorCompare.cpp."""
+    call = Call()
+    iterate(call, op.args[:1], in_place=is_in_place(op), common=result_dtype(op.args))
+    return call.scratch()
+
+
+@rule("aten.isinf.default", kind="cpu")
+def _isinf(op: Op, target: Target) -> list[Scratch]:
+    """`self.abs() == inf`. Source: ATen/native/TensorCompare.cpp."""
+    x = op.args[0]
+    call = Call()
+    if is_floating(x.dtype):
+        call.take(x.nbytes)
+        iterate(call, (x, float("inf")), in_place=False)
     return call.scratch()
 
 
