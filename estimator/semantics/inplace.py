@@ -46,6 +46,7 @@ class InBackward:
     def __init__(self, overlay: Overlay) -> None:
         self._overlay = overlay
         self._user_depth = 0
+        self._running = False
         self._alone = Owners(0, 0)
 
     def install(self) -> None:
@@ -55,12 +56,16 @@ class InBackward:
         run = torch.autograd.graph._engine_run_backward
 
         def run_backward(*args: Any, **kwargs: Any) -> Any:
+            if self._running:  # a backward pass inside one (reentrant checkpointing): they are in force already
+                return run(*args, **kwargs)
+            self._running = True
             library = torch.library.Library("aten", "IMPL")  # type: ignore[no-untyped-call]
             try:
                 for name, function in self._replacements().items():
                     library.impl(name, self._first(name, function), AUTOGRAD, with_keyset=True)  # type: ignore[no-untyped-call]
                 return run(*args, **kwargs)
             finally:
+                self._running = False
                 library._destroy()
 
         for owner in (torch.autograd, torch.autograd.graph):
