@@ -22,7 +22,7 @@ _WHAT = "What is checked"
 File = Annotated[
     Path | None,
     typer.Argument(
-        metavar="[FILE]",
+        metavar="FILE",
         show_default=False,
         help="pyproject.toml with [tool.batch-estimator.jobs.NAME], or a TOML file with [jobs.NAME]. "
         "Default: ./pyproject.toml if it has jobs, else ./batch-estimator.toml.",
@@ -101,7 +101,7 @@ def check(
     quiet: o.Quiet = False,
     debug: o.Debug = False,
 ) -> int:
-    """Hold jobs to their memory budgets and to a committed baseline, and say what grew.
+    """Hold jobs to budgets and to a committed baseline, and say what grew.
 
     Exit code: 0 all is well, 1 over budget, grown or not fitting, 2 not well put, 3 a job cannot be predicted; the
     highest of all jobs.
