@@ -22,7 +22,7 @@ FLOORS = (
     ("trace", "semantics", "scratch", "fit", "allocator"),
     ("result",),
     ("evaluate", "solve", "counts", "traces"),
-    ("assemble", "fxgraph", "devices", "traces"),
+    ("assemble", "fxgraph", "devices"),
     ("pipeline",),
     ("report", "sources"),
     ("check", "plan"),
