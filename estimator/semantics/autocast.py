@@ -79,7 +79,8 @@ class Autocast:
             return t.to(dtype)
         found = self._cache.get(id(t))
         if found is None:
-            found = self._cache[id(t)] = (t, t.to(dtype))  # `t` is held so that its id stays its own
+            with torch.enable_grad():  # so too where the user has switched gradients off: measured with 2.11 and 2.13
+                found = self._cache[id(t)] = (t, t.to(dtype))  # `t` is held so that its id stays its own
         return found[1]
 
 

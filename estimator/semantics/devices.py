@@ -51,6 +51,7 @@ class DeviceNames(TorchFunctionMode):
             Tensor.is_cuda.__get__: on_device,
             Tensor.is_cpu.__get__: lambda t: not on_device(t) and t.device.type == "cpu",
             Tensor.get_device: lambda t: 0 if on_device(t) else -1,
+            Tensor.__setitem__: _set_item,
             torch.tensor: _from_data(torch.tensor),
             torch.as_tensor: _from_data(torch.as_tensor),
             torch.asarray: _from_data(torch.asarray),
@@ -90,12 +91,22 @@ def _cuda(
     return t.to(DEVICE, non_blocking=non_blocking, memory_format=memory_format)
 
 
+def _set_item(t: Tensor, index: Any, value: Any) -> None:
+    """Set elements. A number is made a tensor on the host for a CUDA tensor; torch would make it on our device.
+
+    Source: `THPVariable_setitem` in torch/csrc/autograd/python_variable_indexing.cpp, 2.13.
+    """
+    if on_device(t) and isinstance(value, (bool, int, float, complex)):
+        value = torch.tensor(value, dtype=t.dtype)
+    t[index] = value
+
+
 def _from_data(make: Callable[..., Tensor]) -> Callable[..., Tensor]:
     """Make a tensor of Python data on the host, then copy it: so does torch for a CUDA device."""
 
     def made(*args: Any, device: Any = None, requires_grad: bool = False, **kwargs: Any) -> Tensor:
         place = DEVICE if device.__class__ is int else _mapped(device)
-        if place is not DEVICE:
+        if place != DEVICE:
             if requires_grad:
                 kwargs["requires_grad"] = True
             return make(*args, device=place, **kwargs)

@@ -26,6 +26,7 @@ def install(overlay: Overlay) -> None:
     overlay.impl("_fused_rms_norm", _rms_norm, AUTOGRAD)
     for op, kernel in (
         (_aten.native_layer_norm.default, _layer_norm_fake),
+        (_aten.native_layer_norm_backward.default, _layer_norm_backward_fake),
         (_aten.native_batch_norm.default, _native_batch_norm_fake),
         (_aten.native_batch_norm_backward.default, _native_batch_norm_backward_fake),
         (_aten._fused_rms_norm.default, _rms_norm_fake),
@@ -147,6 +148,13 @@ def _layer_norm_fake(mode: FakeTensorMode, op: Any, x: Any, normalized_shape: An
     stats = (*x.shape[:lead], *(1 for _ in normalized_shape))
     dtype = _accumulate(x.dtype)
     return _like(mode, x, contiguous=True), _like(mode, x, stats, dtype), _like(mode, x, stats, dtype)
+
+
+def _layer_norm_backward_fake(
+    mode: FakeTensorMode, op: Any, grad: Any, x: Any, shape: Any, mean: Any, rstd: Any, weight: Any, bias: Any, mask: Any
+) -> Any:
+    parts = (_like(mode, p) if p is not None and m else None for p, m in zip((weight, bias), mask[1:], strict=True))
+    return (_like(mode, x, contiguous=True) if mask[0] else None, *parts)
 
 
 def _native_batch_norm_fake(mode: FakeTensorMode, op: Any, x: Any, *args: Any, **kwargs: Any) -> Any:
