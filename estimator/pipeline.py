@@ -135,7 +135,12 @@ class _Run:
             return scratch.has_rule(op.name, self.target)
 
         with self.clock.stage("fit"):
-            return fit(graphs, scratch_of, has_scratch, TOTAL_STEPS)
+            return fit(graphs, scratch_of, has_scratch, TOTAL_STEPS, self._result_order)
+
+    def _result_order(self, op: Op) -> tuple[int, ...] | None:
+        from estimator.scratch.order import result_order
+
+        return result_order(op) if self.target.device.kind == "cuda" else None
 
     def evaluator(self, model: MemoryModel) -> Evaluator:
         from estimator.devices.context import context_interval

@@ -31,6 +31,10 @@ class Hidden(Protocol):
     may_fail: bool
 
 
+ResultOrder = Callable[[Op], "tuple[int, ...] | None"]
+"""Numbers of an op's results in the order of their allocation, None where it is that of the return value."""
+
+
 class MemoryModel:
     """`at(n)` gives the whole program's ledger at batch size `n`.
 
@@ -39,7 +43,12 @@ class MemoryModel:
     """
 
     def __init__(
-        self, graphs: Sequence[StepGraph], scratch_of: ScratchOf, has_scratch: Callable[[Op], bool], total_steps: int
+        self,
+        graphs: Sequence[StepGraph],
+        scratch_of: ScratchOf,
+        has_scratch: Callable[[Op], bool],
+        total_steps: int,
+        order_of: ResultOrder,
     ) -> None:
         self.calibration_sizes = tuple(g.batch_size for g in graphs)
         first, second = graphs[0], graphs[1]
@@ -51,7 +60,8 @@ class MemoryModel:
         self.ops, self.graph = first.ops, first
         self.repeats, self.repeat_problem = repeated(first, total_steps)
         self.categories = _categories(first)
-        self._scratched = [has_scratch(op) for op in first.ops]
+        self.order_of = order_of
+        self._scratched = [has_scratch(op) or order_of(op) is not None for op in first.ops]
         self._plan = list(self._ordered())
         scratched = [index for index, has in enumerate(self._scratched) if has]
         self._calls = Calls(self.ops, second.ops, (first.batch_size, second.batch_size), scratched, scratch_of)
@@ -199,7 +209,7 @@ class _Writer:
             if s.result is not None:
                 self._sizes[op.outputs[s.result].storage] = self._size(s)
         entries = [s for s in hidden if s.result is None]
-        window = model.graph.events[start : op.end]
+        window = _in_order(model.graph.events[start : op.end], model.order_of(op))
         results = sum(e.is_alloc for e in window)
         places = [
             0 if s.when == "before" else results if s.results_before is None else s.results_before for s in entries
@@ -266,6 +276,15 @@ _TO_THE_END = -1
 """Beside every later allocation of the call."""
 
 
+def _in_order(window: list[StorageEvent], order: tuple[int, ...] | None) -> list[StorageEvent]:
+    """The events of one call with its births in the order in which its kernel allocates them."""
+    births = [e for e in window if e.is_alloc]
+    if order is None or len(births) != len(order):
+        return window
+    placed = iter([births[number] for number in order])
+    return [next(placed) if e.is_alloc else e for e in window]
+
+
 def _categories(graph: StepGraph) -> list[Category]:
     """Roles by storage: as labelled; else an activation if born in a forward and alive when a backward begins."""
     born: dict[int, tuple[int, str]] = {}
@@ -290,7 +309,11 @@ def _categories(graph: StepGraph) -> list[Category]:
 
 
 def fit(
-    graphs: Sequence[StepGraph], scratch_of: ScratchOf, has_scratch: Callable[[Op], bool], total_steps: int
+    graphs: Sequence[StepGraph],
+    scratch_of: ScratchOf,
+    has_scratch: Callable[[Op], bool],
+    total_steps: int,
+    order_of: ResultOrder = lambda op: None,
 ) -> MemoryModel:
     """Fit traces of one job at two or three batch sizes.
 
@@ -301,4 +324,4 @@ def fit(
         parting = compare(graphs[0], other)
         if parting:
             raise FitError("the step is not the same program at two batch sizes", got=parting.text)
-    return MemoryModel(graphs, scratch_of, has_scratch, total_steps)
+    return MemoryModel(graphs, scratch_of, has_scratch, total_steps, order_of)

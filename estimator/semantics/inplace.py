@@ -57,7 +57,11 @@ class InBackward:
 
         def run_backward(*args: Any, **kwargs: Any) -> Any:
             if self._running:  # a backward pass inside one (reentrant checkpointing): they are in force already
-                return run(*args, **kwargs)
+                depth, self._user_depth = self._user_depth, 0  # what runs now is the engine again
+                try:
+                    return run(*args, **kwargs)
+                finally:
+                    self._user_depth = depth
             self._running = True
             library = torch.library.Library("aten", "IMPL")  # type: ignore[no-untyped-call]
             try:
