@@ -9,13 +9,14 @@ import typer
 from estimator import __version__
 from estimator.commands.check import check
 from estimator.commands.devices import devices
+from estimator.commands.plan import plan
 from estimator.commands.predict import predict
 from estimator.commands.replay import replay
 from estimator.commands.run import SectionedCommand
 from estimator.commands.schema import schema
 from estimator.commands.version import version
 
-COMMANDS = (predict, check, devices, replay, schema, version)
+COMMANDS = (predict, check, plan, devices, replay, schema, version)
 
 app = typer.Typer(
     name="batch-estimator",

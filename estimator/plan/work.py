@@ -1,0 +1,124 @@
+"""A group of cells solved, in whatever process it is sent to: traced where it must be, solved for every device."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from estimator.device import DeviceProfile
+from estimator.errors import EstimatorError
+from estimator.plan.content import own_versions
+
+_ONE_AT_A_TIME = threading.Lock()
+"""A trace lays its decisions over the whole process; an engine may have threads."""
+
+
+@dataclass(frozen=True)
+class Part:
+    """One cell of a task: its key, its device, and what is settled when it is solved."""
+
+    key: str
+    device: DeviceProfile
+    alloc_conf: str | None
+
+
+@dataclass(frozen=True)
+class Task:
+    """Cells that share their traces, with all that a process elsewhere needs to solve them. Plain data."""
+
+    folder: str
+    """Where the plan lies: paths of the job start there."""
+    spec: str
+    options: dict[str, Any]
+    allow_real_run: bool
+    torch_version: str | None
+    time_limit_seconds: float | None
+    parts: tuple[Part, ...]
+    versions: dict[str, str]
+    """Of the process that planned; the keys hold for these alone."""
+    parent: int | None = None
+    """The process that waits on this machine: without it there is nobody to solve for."""
+
+
+@dataclass(frozen=True)
+class Solved:
+    """What became of a cell."""
+
+    key: str
+    result: dict[str, Any]
+
+
+def solve(task: Task) -> list[Solved]:
+    """Solve the cells of a task, one after the other; the error of one is its result.
+
+    Raises:
+        EstimatorError: this process runs other versions than the one that planned, or does not see the plan's folder.
+    """
+    with _ONE_AT_A_TIME, _inside(task):
+        if own_versions() != task.versions:
+            raise EstimatorError(
+                "a worker runs other versions than this process", got=_versions(own_versions()),
+                allowed=_versions(task.versions), hint="give the workers the same environment",
+            )  # fmt: skip
+        return list(_solved(task))
+
+
+def _solved(task: Task) -> Iterator[Solved]:
+    from estimator.pipeline import estimate
+    from estimator.report.cell import error_result, result_of
+    from estimator.sources import JobOptions, load_job
+    from estimator.traces import Traces
+
+    limits: dict[str, Any] = {} if task.time_limit_seconds is None else {"time_limit_seconds": task.time_limit_seconds}
+    try:
+        traces = Traces(load_job(task.spec, JobOptions(**task.options)), larger_vouches=True, **limits)
+    except Exception as error:
+        yield from (Solved(part.key, error_result(error)) for part in task.parts)
+        return
+    # Large devices first: the trace that confirms the model at their largest batch confirms it for the others too.
+    for part in sorted(task.parts, key=lambda part: -part.device.capacity_bytes):
+        if task.parent not in (None, os.getpid(), os.getppid()):
+            return
+        begun = time.perf_counter()
+        try:
+            answer = estimate(
+                traces.job,
+                part.device,
+                torch_version=task.torch_version,
+                alloc_conf=part.alloc_conf,
+                allow_real_run=task.allow_real_run,
+                traces=traces,
+                cross_check=False,
+            )
+            result = result_of(answer)
+        except Exception as error:
+            result = error_result(error)
+        yield Solved(part.key, {**result, "wall_seconds": round(time.perf_counter() - begun, 3)})
+
+
+@contextlib.contextmanager
+def _inside(task: Task) -> Iterator[None]:
+    """Work in the plan's folder, with nothing of the user's on stdout."""
+    before = os.getcwd()
+    try:
+        os.chdir(task.folder)
+    except OSError as error:
+        raise EstimatorError(
+            "a worker does not see the plan's folder", got=error.strerror, where=task.folder,
+            hint="put the plan where every worker sees it under the same path",
+        ) from None  # fmt: skip
+    try:
+        with contextlib.redirect_stdout(sys.stderr):
+            yield
+    finally:
+        os.chdir(before)
+
+
+def _versions(versions: dict[str, str]) -> str:
+    return ", ".join(f"{name} {version[:12]}" for name, version in versions.items())

@@ -1,0 +1,113 @@
+"""A plan, or one estimate, as a single HTML file that opens from disk: styles, scripts and figures are inside it.
+
+What comes from the user's program (names, errors) is escaped wherever it stands: in the markup by jinja2, in the
+figures' JSON here, in the plots by `figures.js`. A Content-Security-Policy names the scripts by their hashes, so that
+even text which slipped through would not run, and nothing is fetched from anywhere.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from estimator.errors import UsageError
+from estimator.report.html_page import data_of, page_of
+
+if TYPE_CHECKING:
+    from estimator.result import Estimate
+
+_HERE = Path(__file__).parent
+PLOTLY = _HERE / "vendor" / "plotly-cartesian.min.js"
+_SCRIPTS = (PLOTLY, _HERE / "templates" / "figures.js", _HERE / "templates" / "page.js")
+
+
+def report_html(document: Mapping[str, Any]) -> str:
+    """The page of a plan, from the document that `estimator.plan.tables.document_of` makes.
+
+    Raises:
+        UsageError: jinja2 is not installed.
+    """
+    try:
+        from jinja2 import Environment, FileSystemLoader, StrictUndefined
+        from markupsafe import Markup
+    except ImportError:
+        raise UsageError(
+            "an HTML report needs jinja2, which is not installed", hint="pip install 'batch-estimator[plan]'"
+        ) from None
+
+    environment = Environment(
+        loader=FileSystemLoader(_HERE / "templates"), autoescape=True, undefined=StrictUndefined, trim_blocks=True,
+        lstrip_blocks=True,
+    )  # fmt: skip
+    scripts = [path.read_text(encoding="utf-8") for path in _SCRIPTS]
+    return environment.get_template("report.html.j2").render(
+        page=page_of(document),
+        policy=_policy(scripts),
+        style=Markup((_HERE / "templates" / "report.css").read_text(encoding="utf-8")),
+        data=Markup(json_for_html(data_of(document))),
+        scripts=[Markup(script) for script in scripts],
+    )
+
+
+def estimate_html(estimate: Estimate) -> str:
+    """The page of one estimate.
+
+    Raises:
+        UsageError: jinja2 is not installed.
+    """
+    return report_html(estimate_document(estimate))
+
+
+def estimate_document(estimate: Estimate) -> dict[str, Any]:
+    """One estimate as a plan of one cell."""
+    from estimator import __version__
+    from estimator.report.cell import result_of
+
+    result = result_of(estimate)
+    device = estimate.device.title or estimate.device.name
+    return {
+        "batch_estimator": __version__,
+        "title": f"{estimate.job} on {device}",
+        "is_plan": False,
+        "torch_version": estimate.torch_version,
+        "currency": "",
+        "budget": None,
+        "global_batch": None,
+        "varying": [],
+        "devices": [estimate.device.model_dump(mode="json")],
+        "cells": [
+            {
+                "job": estimate.job,
+                "spec": "",
+                "options": {},
+                "device": estimate.device.name,
+                "status": "ok" if result["fits"] else "does not fit",
+                "money": {},
+                **result,
+            }
+        ],
+    }
+
+
+def json_for_html(value: Any) -> str:
+    """JSON that neither ends the script element it stands in nor opens a comment.
+
+    Source: HTML standard, "Restrictions for contents of script elements": only `<` followed by `!--`, `script` or
+    `/script` matters there; every `<` is written as its escape.
+    """
+    text = json.dumps(value, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+    for mark in "<>&\u2028\u2029":
+        text = text.replace(mark, f"\\u{ord(mark):04x}")
+    return text
+
+
+def _policy(scripts: list[str]) -> str:
+    """Content-Security-Policy: these scripts, styles of the page itself, and nothing from elsewhere."""
+    hashes = (base64.b64encode(hashlib.sha256(script.encode()).digest()).decode() for script in scripts)
+    allowed = " ".join(f"'sha256-{value}'" for value in hashes)
+    rules = ("default-src 'none'", f"script-src {allowed}", "style-src 'unsafe-inline'", "img-src data: blob:")
+    return "; ".join((*rules, "base-uri 'none'", "form-action 'none'"))
