@@ -12,7 +12,7 @@ from estimator.device import Target
 from estimator.graph import Op, TensorSpec
 from estimator.scratch.arguments import argument, is_reduced
 from estimator.scratch.efficient_attention import backward_workspace_bytes
-from estimator.scratch.registry import Scratch, rule
+from estimator.scratch.registry import Confidence, Scratch, rule
 from estimator.units import round_up
 
 
@@ -102,25 +102,69 @@ def efficient_backward(op: Op, target: Target) -> Iterator[Scratch]:
     )
 
 
+def _cudnn_family(target: Target) -> int:
+    """9 and 10 for the kernels of these majors, 8 for those that run everywhere else."""
+    major = (target.device.compute_capability or (8, 0))[0]
+    return major if major in (9, 10) else 8
+
+
+def _cudnn_confidence(target: Target) -> Confidence:
+    # Plans change with cuDNN's version: 9.19, which comes with torch 2.11, was asked.
+    return "exact" if target.torch_release == (2, 11) and _cudnn_family(target) != 8 else "modelled"
+
+
+def _mask_bits(query: TensorSpec, keys: int) -> int:
+    """Bytes of a dropout mask of one bit an element, in tiles of 128 by 128."""
+    batch, heads, queries = query.shape[:3]
+    return batch * heads * round_up(queries, 128) * round_up(keys, 128) // 8
+
+
+@rule("aten._scaled_dot_product_cudnn_attention.default")
+def cudnn_forward(op: Op, target: Target) -> Iterator[Scratch]:
+    """cuDNN's workspace: a few counters on 9.x, the dropout mask on 10.x.
+
+    Source: measured: simulated card with the real cuDNN 9.19, 8.0, 9.0 and 10.0.
+    Bound: a single query with thousands of keys (decoding) takes partial outputs besides, up to 1 MiB.
+    """
+    query, key = op.args[0], op.args[1]
+    dropout: float = argument(op, 5, "dropout_p", 0.0)
+    family = _cudnn_family(target)
+    if family == 9:
+        yield Scratch(256, confidence=_cudnn_confidence(target))
+    elif family == 10 and dropout > 0:
+        yield Scratch(_mask_bits(query, key.shape[2]) + 128, confidence=_cudnn_confidence(target))
+
+
 @rule("aten._scaled_dot_product_cudnn_attention_backward.default")
 def cudnn_backward(op: Op, target: Target) -> Iterator[Scratch]:
     """cuDNN's workspace: the float32 gradient of the queries, row sums, and expanded gradients for grouped queries.
 
-    Source: measured: tests/data/scratch_*.json, plans of cuDNN 9.19 made for each card.
+    Source: measured: simulated card with the real cuDNN 9.19, 8.0, 9.0 and 10.0.
     """
     grad, query, key, value = op.args[:4]
     batch, heads, queries, head_dim = query.shape
     key_heads, keys = key.shape[1], key.shape[2]
+    dropout: float = argument(op, 13, "dropout_p", 0.0)
     if grad.stride[-1] != 1:
         yield Scratch(grad.nbytes)
+    grouped = key_heads != heads
     size = batch * heads * queries * (head_dim + 1) * 4
-    if (target.device.compute_capability or (0, 0)) >= (9, 0):
-        size += 256
-    else:
-        size += batch * heads * round_up(queries, 8) * head_dim * 4 + 128
-    if key_heads != heads:
+    if grouped:
         size += batch * heads * keys * (head_dim + value.shape[3]) * key.itemsize
-    yield Scratch(size)
+    second = batch * heads * round_up(queries, 8) * head_dim * 4
+    family = _cudnn_family(target)
+    if family == 9:
+        size += 256
+    elif family == 8:
+        size += second + 128
+    else:
+        more = 0
+        if dropout > 0:
+            more = _mask_bits(query, keys)
+        elif queries > 1 and min(queries, keys) <= 128:
+            more = second
+        size += more + (128 if more or grouped else 0)
+    yield Scratch(size, confidence=_cudnn_confidence(target))
 
 
 def _by_sequence(spec: TensorSpec) -> TensorSpec:

@@ -50,10 +50,9 @@ def backward_workspace_bytes(
     in_registers = is_reduced(dtype) and kernel.widest <= kernel.rows
     stages_keys = is_reduced(dtype) and not in_registers
     splits = -(-keys // kernel.columns)
-    if batch * heads >= 256:
-        if keys <= 2 * kernel.columns:
-            splits = 1
-    elif stages_keys:
+    if batch * heads >= 256 and keys <= 2 * kernel.columns:
+        splits = 1
+    if stages_keys:
         splits = min(splits, 200 // (batch * heads))
     if target.deterministic:
         splits = 1

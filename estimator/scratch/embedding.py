@@ -16,8 +16,8 @@ _SORTS_ABOVE = 3072
 _ROWS_PER_PART = 10
 """Rows of the gradient that one partial sum takes."""
 _PARTS_PER_SEGMENT = 4
-"""With more parts than this for each segment and fewer segments than four a multiprocessor, parts are added without a buffer
-of their own. Source: measured: simulated card, PyTorch 2.11 CUDA build, 7.5 to 12.0."""
+"""With more parts than this for each segment and fewer segments than four a multiprocessor, parts are added without a
+buffer of their own. Source: measured: simulated card, PyTorch 2.11 CUDA build, 7.5 to 12.0."""
 
 
 def _accumulator_bytes(dtype: str) -> int:
