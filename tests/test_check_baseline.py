@@ -93,6 +93,16 @@ def test_a_failure_leaves_the_old_file_whole(tmp_path: Path, monkeypatch: pytest
     assert [p.name for p in tmp_path.iterdir()] == ["b.json"]
 
 
+def test_whoever_reads_meanwhile_finds_the_old_file_whole(tmp_path: Path) -> None:
+    path = tmp_path / "b.json"
+    write_baseline(path, {"a": taken()})
+    before = path.read_text()
+    with path.open() as reader:
+        write_baseline(path, {"b": taken(), "c": taken()})
+        assert reader.read() == before
+    assert list(read_baseline(path).jobs) == ["b", "c"]
+
+
 def test_a_link_stays_a_link(tmp_path: Path) -> None:
     (tmp_path / "real.json").write_text("{}")
     (tmp_path / "b.json").symlink_to("real.json")
