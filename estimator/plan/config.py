@@ -44,6 +44,7 @@ _VERSION = re.compile(r"\d+\.\d+(\.\d+)?([a-z+.].*)?")
 OPTIONS = tuple(name for name in JobOptions.model_fields if name not in ("batch_size", "notes"))
 """Settings of a job, each one value or (but for `freeze`, which is a list itself) a list of them."""
 _LISTS = ("freeze",)
+_FLAGS = tuple(name for name in OPTIONS if "bool" in str(JobOptions.model_fields[name].annotation))
 
 
 def _version(value: Any) -> Any:
@@ -227,8 +228,8 @@ def _job(path: str, fields: Any, folder: Path, problems: list[str]) -> PlanJob |
         return None
     found = [f"{path}.{_unknown(key, _JOB_KEYS)}" for key in fields if key not in _JOB_KEYS]
     settings = {}
-    for key in OPTIONS:
-        if key in fields:
+    for key in fields:
+        if key in OPTIONS:
             settings[key] = _values(f"{path}.{key}", key, fields[key], found)
     job = None
     try:
@@ -250,6 +251,9 @@ def _values(path: str, key: str, given: Any, problems: list[str]) -> tuple[Any, 
     checked: list[Any] = []
     for index, value in enumerate(values):
         where = f"{path}[{index}]" if several else path
+        if isinstance(value, bool) and key not in _FLAGS:  # pydantic would take it for 0 or 1
+            problems.append(f"{where}: a number or a text, not yes or no (got {str(value).lower()})")
+            continue
         try:
             JobOptions(**{key: value})
         except SourceError as error:
