@@ -14,6 +14,7 @@ from typer.testing import CliRunner
 
 from estimator.check.baseline import read_baseline
 from estimator.cli import app
+from estimator.device import DeviceProfile
 from estimator.errors import FitError, SourceError
 from estimator.result import Estimate
 from estimator.units import MIB
@@ -247,8 +248,17 @@ def test_a_device_of_this_machine_has_no_baseline(project: Project) -> None:
     path = project.folder / "batch-estimator.toml"
     path.write_text(path.read_text().replace('"l4"', '"cpu"', 1))
     result = project.run("--update-baseline")
-    assert "not compared with a baseline: what 'cpu' is differs between machines" in result.stdout
+    assert "not compared with a baseline: figures of 'cpu' differ between machines" in result.stdout
     assert result.exit_code == 1
+    assert list(read_baseline(project.baseline).jobs) == ["b"]
+
+
+def test_a_cpu_described_by_a_profile_has_no_baseline_either(project: Project) -> None:
+    """Its scratch is asked of this machine's libraries, with this machine's cores."""
+    profile = DeviceProfile(name="node", kind="cpu", total_bytes=2**34)
+    project.answers["a"] = lambda: made_up_answer().model_copy(update={"device": profile})
+    project.write(a=None, b=None)
+    project.run("--update-baseline")
     assert list(read_baseline(project.baseline).jobs) == ["b"]
 
 

@@ -52,6 +52,8 @@ class Verdict(BaseModel):
     footprint: Footprint | None = None
     difference: Difference | None = None
     """From the baseline; None where there is none to compare with."""
+    is_portable: bool = True
+    """Whether its figures are the same on any machine, so that a baseline can hold them."""
     warnings: tuple[Warning, ...] = ()
     """The estimate's own."""
     error: dict[str, Any] | None = None

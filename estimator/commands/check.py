@@ -170,7 +170,8 @@ def _update(place: Path, held: Baseline | None, verdicts: list[Verdict], config:
     """Put the new figures into the baseline; jobs without new ones keep theirs, jobs that are no more go."""
     from estimator.check.baseline import write_baseline
 
-    kept = {entry.name for entry in config.jobs if not entry.is_local}
+    local = {verdict.name for verdict in verdicts if not verdict.is_portable}
+    kept = {entry.name for entry in config.jobs if not entry.is_local} - local
     old = {} if held is None else {name: found for name, found in held.jobs.items() if name in kept}
     new = {v.name: v.footprint for v in verdicts if v.footprint is not None and v.name in kept}
     return bool(new) and write_baseline(place, {**old, **new})
