@@ -17,7 +17,7 @@ from estimator.scratch.cpu.onednn import Layout, computes_in, matmul_bytes
 from estimator.scratch.cpu.threads import thread_count
 from estimator.scratch.registry import Scratch, rule
 
-_LEAST_WORK = 16 * 16 * 16
+LEAST_WORK = 16 * 16 * 16
 """Multiplications up to which oneDNN is not called. Source: mkldnn/Matmul.cpp, `checksize`, `mkldnn_gemm`."""
 _NATIVE_WORK = 400
 """Multiplications a batch item below which `bmm` uses a loop of its own. Source: `bmm_out_or_baddbmm_`."""
@@ -84,7 +84,7 @@ def product(call: Call, a: TensorSpec, b: TensorSpec, target: Target, *, beta: f
         left = _operand(call, left, a.itemsize)
     right = _operand(call, right, b.itemsize)
     left = _operand(call, left, a.itemsize)
-    if rows * inner * columns <= _LEAST_WORK or alpha == 0 or not computes_in(a.dtype):
+    if rows * inner * columns <= LEAST_WORK or alpha == 0 or not computes_in(a.dtype):
         return
     if columns == 1:
         left, right, rows, columns = right.transposed, left.transposed, columns, rows
@@ -135,7 +135,7 @@ def _plain(x: TensorSpec) -> tuple[int, ...]:
 def _batched(call: Call, a: TensorSpec, b: TensorSpec, target: Target, *, beta: float, alpha: float) -> None:
     batch, rows, inner = a.shape
     columns = b.shape[2]
-    if batch * rows * inner * columns > _LEAST_WORK and alpha != 0 and computes_in(a.dtype):
+    if batch * rows * inner * columns > LEAST_WORK and alpha != 0 and computes_in(a.dtype):
         for x in (a, b):
             call.take(0 if _as_onednn_likes(x) else x.nbytes)
         layouts = (
@@ -175,7 +175,7 @@ def _vector(op: Op, target: Target) -> list[Scratch]:
     a, b = op.args[1:3] if op.name == "aten.addmv.default" else op.args[:2]
     call = Call()
     call.result()
-    if a.numel <= _LEAST_WORK or not computes_in(a.dtype):
+    if a.numel <= LEAST_WORK or not computes_in(a.dtype):
         return []
     rows, inner = a.shape if len(a.shape) == 2 else (1, a.shape[0])
     stride = a.stride if len(a.shape) == 2 else (inner, 1)
