@@ -213,12 +213,12 @@ class _Run:
 
     def calibrate(self) -> list[StepGraph]:
         """Trace the first pair of batch sizes whose traces tell the same program."""
-        from estimator.trace.batches import batch_maker, check_scales
+        from estimator.trace.batches import check_scales
 
         problem: FitError | None = None
-        check_scales(batch_maker(self.job.batch, self.job.batch_dim), *CALIBRATION_SIZES[0])
         for pair in CALIBRATION_SIZES:
             graphs = self.trace(*pair, steps=(LONG_STEPS, SHORT_STEPS))
+            check_scales(graphs[0].facts["batch_shapes"], graphs[1].facts["batch_shapes"], pair)
             if unlike_steps(graphs[0]):
                 graphs[1:] = self.trace(pair[1], steps=(LONG_STEPS,))
             parting = compare(*graphs)

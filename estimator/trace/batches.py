@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils._pytree import tree_flatten, tree_leaves, tree_unflatten
+from torch.utils._pytree import tree_flatten, tree_unflatten
 from torch.utils.data import DataLoader, Dataset, IterableDataset, default_collate
 
 from estimator.errors import JobError
@@ -117,6 +117,16 @@ def _resize(t: Tensor, dim: int | None, n: int) -> Tensor:
     return t.detach().index_select(dim, torch.arange(n) % max(t.shape[dim], 1))
 
 
+def _grown(first: Any, second: Any, small: int, large: int, n: int) -> Any:
+    """A leaf of a batch of `n` samples, from the same leaf at two smaller sizes: lengths follow a line."""
+    if not isinstance(second, Tensor):
+        return second
+    for dim, (a, b) in enumerate(zip(first.shape, second.shape, strict=True)):
+        if a != b:
+            second = _resize(second, dim, a + (b - a) * (n - small) // (large - small))
+    return second
+
+
 class _Collated:
     """Samples of a dataset, collated: really at small sizes, by following the shapes beyond what it holds."""
 
@@ -143,6 +153,14 @@ class _Collated:
         return [self._taken[i % len(self._taken)] for i in range(n)]
 
     def __call__(self, n: int) -> Any:
+        if n <= self.MOST:
+            return self._collated(n)
+        small, large = self.MOST // 2, self.MOST
+        first, second = tree_flatten(self._collated(small))[0], tree_flatten(self._collated(large))
+        pairs = zip(first, second[0], strict=True)
+        return tree_unflatten([_grown(a, b, small, large, n) for a, b in pairs], second[1])
+
+    def _collated(self, n: int) -> Any:
         try:
             return self._collate(self._take(n))
         except JobError:
@@ -155,23 +173,18 @@ class _Collated:
             ) from error  # fmt: skip
 
 
-def check_scales(make: BatchMaker, first: int, second: int) -> None:
-    """Check that batches of two sizes differ, in tensors' shapes alone and the same tensors each time.
+def check_scales(first: Sequence[tuple[int, ...]], second: Sequence[tuple[int, ...]], sizes: tuple[int, int]) -> None:
+    """Check that the tensors of batches of two sizes differ in shape.
 
     Raises:
-        JobError: the batch ignores its size, or its structure depends on it.
+        JobError: the batch ignores its size, or has no tensor.
     """
-    shapes = []
-    for n in (first, second):
-        with torch.random.fork_rng(devices=[]):  # the caller's random numbers stay what they would have been
-            leaves = [t for t in tree_leaves(make(n)) if isinstance(t, Tensor)]
-        if not leaves:
-            raise JobError("the batch has no tensor", got=f"batch({n})", where="TrainingJob.batch")
-        shapes.append([tuple(t.shape) for t in leaves])
-    if shapes[0] == shapes[1]:
+    if not first:
+        raise JobError("the batch has no tensor", got=f"batch({sizes[0]})", where="TrainingJob.batch")
+    if list(first) == list(second):
         raise JobError(
             "the batch does not depend on the number of samples",
-            got=f"the same shapes {shapes[0][:4]} for {first} and {second}",
+            got=f"the same shapes {list(first)[:4]} for {sizes[0]} and {sizes[1]}",
             where="TrainingJob.batch",
             hint="give a function that makes n samples: batch=lambda n: torch.randn(n, ...)",
         )

@@ -97,7 +97,10 @@ class StepRunner:
     def to_device(self, host: Any) -> Any:
         """The batch's copy on the device, tensor by tensor."""
 
+        shapes = self.recorder.graph.facts["batch_shapes"] = []
+
         def move(t: Tensor) -> Tensor:
+            shapes.append(tuple(t.shape))
             moved = t.to(self.recorder.device)
             self.recorder.adopt(moved)
             self.recorder.label(moved, Category.INPUT)
