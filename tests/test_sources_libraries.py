@@ -190,6 +190,37 @@ class TestTimm:
         assert "did you mean resnet50" in message("timm:resnet5O")
 
 
+class TestExperts:
+    """Where the tokens of a mixture of experts go is data; each expert is taken to get its equal share."""
+
+    def shares(self, tokens: int, experts: int, active: int) -> list[int]:
+        from estimator.sources.huggingface_experts import EqualShares
+
+        mask = torch.zeros(active, tokens, dtype=torch.int64)
+        with EqualShares(experts, active):
+            return [len(torch.where(mask)[1]) for _ in range(experts)]
+
+    def test_shares_differ_by_one_at_most_and_sum_to_all(self) -> None:
+        assert self.shares(8, 4, 2) == [4, 4, 4, 4]
+        assert self.shares(5, 4, 2) == [3, 3, 2, 2]
+
+    def test_places_are_two_columns_of_one_table_as_where_makes_them(self) -> None:
+        from estimator.sources.huggingface_experts import EqualShares
+
+        with EqualShares(4, 2):
+            first, second = torch.where(torch.zeros(2, 8, dtype=torch.int64))
+        assert (first.stride(), first.untyped_storage().nbytes()) == ((2,), 4 * 2 * 8)
+        assert first.untyped_storage().data_ptr() == second.untyped_storage().data_ptr()
+
+    def test_other_questions_get_their_own_answer(self) -> None:
+        from estimator.sources.huggingface_experts import EqualShares
+
+        with EqualShares(4, 2):
+            assert torch.where(torch.tensor([True, False, True]))[0].tolist() == [0, 2]
+            assert torch.tensor([3, 4]).tolist() == [3, 4]
+            assert torch.where(torch.tensor(True), 1, 2) == 1
+
+
 @pytest.fixture
 def config(tmp_path: Path) -> Any:
     def write(fields: dict[str, Any]) -> str:
@@ -291,6 +322,24 @@ class TestTransformers:
         assert "no bert model for that task" in said
         assert "masked-lm" in said
         assert "did you mean masked-lm" in message(config(BERT), JobOptions(task="maskd-lm"))
+
+    def test_a_mixture_of_experts_asks_no_data(self, config: Any) -> None:
+        from estimator.device import DeviceProfile, Target
+        from estimator.trace import trace
+
+        fields = {**LLAMA, "model_type": "mixtral", "architectures": ["MixtralForCausalLM"], "num_local_experts": 4}
+        job = load_job(config(fields), JobOptions(sequence_length=8, attn="eager", checkpointing=True))
+        assert any("equal share" in note for note in job.notes)
+        graph = trace(
+            job, Target(device=DeviceProfile(name="cpu", kind="cpu", total_bytes=2**30), torch_version="2.13.0"), 2
+        )
+        first = [
+            op
+            for op in graph.ops
+            if op.phase == "step0.forward" and op.module.endswith("layers.0.block_sparse_moe.experts.0.w1")
+        ]
+        # 2 x 8 tokens, two of four experts each: 8 tokens for every expert.
+        assert [op.outputs[0].shape for op in first if op.name.startswith("aten.mm")] == [(8, 64)]
 
     def test_a_live_model_is_a_job(self, tmp_path: Path) -> None:
         text = f"from transformers import GPT2Config, GPT2LMHeadModel as M\nmodel = M(GPT2Config(**{GPT2!r}))\n"

@@ -10,6 +10,7 @@ import json
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -55,6 +56,7 @@ def job_of_class(
     """
     from estimator.sources.edits import apply
     from estimator.sources.huggingface_batches import Shapes, inputs, losses
+    from estimator.sources.huggingface_experts import NOTE, experts_of, share_equally
 
     task = task or _task_of(kind)
     config = copy.deepcopy(config)
@@ -71,8 +73,10 @@ def job_of_class(
             except (ImportError, ValueError, TypeError, AssertionError) as error:
                 said = " ".join(str(error).split())
                 raise SourceError(f"transformers cannot build {kind.__name__}: {said}", where=name) from error
-        return apply(model, options)
+        return apply(share_equally(model, *experts) if experts else model, options)
 
+    if experts := experts_of(config):
+        said.append(NOTE)
     if options.optimizer is None and options.mode != "inference":
         said.append(f"optimizer was not given: {OPTIMIZER} is assumed")
     return TrainingJob(
@@ -252,6 +256,11 @@ def _settings(config: Any, task: Task, options: JobOptions) -> list[str]:
     for part in (config, getattr(config, "backbone_config", None)):
         if part is not None and getattr(part, "use_pretrained_backbone", False):
             part.use_pretrained_backbone = False
+    if getattr(config, "languages", None) and getattr(config, "default_language", ...) is None:
+        config.default_language = config.languages[0]
+    if getattr(config, "use_mamba_kernels", False) and find_spec("mamba_ssm") is None:
+        config.use_mamba_kernels = False
+        notes.append("mamba_ssm is not installed here: the model's slow path, which needs more memory, is traced")
     if options.attn is not None:
         config._attn_implementation = _attention(options.attn, notes)
     if options.freeze is None and options.lora is None and options.precision is None:
@@ -264,12 +273,9 @@ def _settings(config: Any, task: Task, options: JobOptions) -> list[str]:
 
 
 def _attention(asked: str, notes: list[str]) -> str:
-    if asked == "flash":
-        from importlib.util import find_spec
-
-        if find_spec("flash_attn") is None:
-            notes.append(
-                "flash_attention_2 is not installed here: PyTorch's own flash kernel (sdpa) is traced in its place"
-            )
-            return "sdpa"
+    if asked == "flash" and find_spec("flash_attn") is None:
+        notes.append(
+            "flash_attention_2 is not installed here: PyTorch's own flash kernel (sdpa) is traced in its place"
+        )
+        return "sdpa"
     return _ATTENTION[asked]

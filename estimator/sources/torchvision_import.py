@@ -137,7 +137,7 @@ def _forget_half_imported() -> None:
 def _define() -> None:
     import torch
 
-    library: Any = torch.library.Library("torchvision", "FRAGMENT")  # type: ignore[no-untyped-call]
+    library: Any = torch.library.Library("torchvision", "FRAGMENT")
     for schema in SCHEMAS:
         library.define(schema)
     # -1 is what torchvision's library says when it was built without CUDA; its import compares versions otherwise.

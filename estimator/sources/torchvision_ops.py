@@ -20,7 +20,7 @@ def register() -> list[torch.library.Library]:
     Returns:
         What must stay alive for as long as the registrations should hold.
     """
-    kernels: Any = torch.library.Library("torchvision", "IMPL")  # type: ignore[no-untyped-call]
+    kernels: Any = torch.library.Library("torchvision", "IMPL")
     kernels.impl("nms", nms, "CPU")
     kernels.impl("roi_align", roi_align, "CPU")
     kernels.impl("_roi_align_backward", roi_align_backward, "CPU")
