@@ -80,7 +80,7 @@ def read_call(op: Op) -> ConvCall:
     spatial = len(weight.shape) - 2
     numbers = [_expand(value, spatial) for value in (stride, padding, dilation, out_pad)]
     if spatial == 1:
-        x, weight = _unsqueeze(_contiguous(x)), _unsqueeze(weight)
+        x, weight = _unsqueeze(lay_out(x, nhwc=False)), _unsqueeze(weight)
         grad_output = None if grad_output is None else _unsqueeze(grad_output)
         numbers = [(fill, *value) for fill, value in zip((1, 0, 1, 0), numbers, strict=True)]
     return ConvCall(x, weight, grad_output, has_bias, numbers[0], numbers[1], numbers[2], bool(transposed), numbers[3],
@@ -174,12 +174,19 @@ def _expand(value: Any, count: int) -> Ints:
     return numbers * count if len(numbers) == 1 else numbers
 
 
-def _contiguous(tensor: TensorSpec) -> TensorSpec:
-    stride, step = [], 1
-    for size in reversed(tensor.shape):
-        stride.append(step)
-        step *= max(size, 1)
-    return tensor._replace(stride=tuple(reversed(stride)))
+def lies_as(tensor: TensorSpec, nhwc: bool) -> bool:
+    """Whether `tensor.contiguous(memory_format)` is the tensor itself."""
+    return tensor.is_channels_last if nhwc else tensor.is_contiguous
+
+
+def lay_out(tensor: TensorSpec, nhwc: bool) -> TensorSpec:
+    """The tensor as a copy of it lies in memory, channels innermost or outermost."""
+    spatial = range(len(tensor.shape) - 1, 1, -1)
+    stride, step = [0] * len(tensor.shape), 1
+    for dim in (1, *spatial, 0) if nhwc else (*spatial, 1, 0):
+        stride[dim] = step
+        step *= max(tensor.shape[dim], 1)
+    return tensor._replace(stride=tuple(stride))
 
 
 def _unsqueeze(tensor: TensorSpec) -> TensorSpec:

@@ -1,0 +1,237 @@
+"""Ask an installed cuDNN, without a GPU, what workspace a convolution takes. Needs no torch; off unless asked for.
+
+`pip install batch-estimator[cudnn]` installs cuDNN for this; `use_cudnn(True)` or `BATCH_ESTIMATOR_CUDNN=1` turns it
+on.
+"""
+
+from __future__ import annotations
+
+import atexit
+import ctypes.util
+import importlib.util
+import json
+import os
+import selectors
+import subprocess
+import sys
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from estimator.device import Target
+from estimator.errors import ConfigError
+from estimator.scratch.conv_call import CudnnConv
+
+TIME_LIMIT_SECONDS = 60.0
+BUNDLED = {(2, 11): (9, 19), (2, 12): (9, 20), (2, 13): (9, 20), (2, 15): (9, 26)}
+"""cuDNN that torch's default CUDA wheels require. Source: Requires-Dist of the wheels, nvidia-cudnn-cu13."""
+
+_CARDS: dict[tuple[int, int], tuple[int, int, int, int, int]] = {
+    (7, 5): (16, 65536, 4, 1590, 5001),
+    (8, 0): (32, 166912, 40, 1410, 1593),
+    (8, 6): (16, 101376, 6, 1695, 9751),
+    (8, 9): (24, 101376, 72, 2520, 10501),
+    (9, 0): (32, 232448, 60, 1980, 3201),
+    (10, 0): (32, 232448, 126, 1965, 3996),
+    (12, 0): (24, 101376, 96, 2407, 14001),
+}
+"""Blocks per multiprocessor, shared memory a block may opt in to (bytes), L2 (MiB), clock and memory clock (MHz).
+
+Source: CUDA C++ Programming Guide 13.0, "Technical Specifications per Compute Capability"; product briefs of T4, A100,
+RTX 3090, RTX 4090, H200, B200, RTX 5090. Clocks, L2 and the number of multiprocessors do not change the answers on
+7.5 to 8.9 and 12.0, and 1 in 100 of them on 9.0 and 10.0 (measured: simulated cards with half the multiprocessors).
+"""
+
+_asked: bool | None = None
+
+
+def use_cudnn(enabled: bool | None) -> None:
+    """Turn the exact answer on or off; None leaves it to the environment variable `BATCH_ESTIMATOR_CUDNN`.
+
+    Raises:
+        ConfigError: `enabled` is true and no cuDNN 9 is installed.
+    """
+    global _asked
+    if enabled and find_cudnn() is None:
+        raise ConfigError(
+            "cuDNN is not installed", allowed="a package that holds nvidia/cudnn/lib, or a libcudnn the loader finds",
+            where="use_cudnn(True)", hint="pip install batch-estimator[cudnn]",
+        )  # fmt: skip
+    _asked = enabled
+
+
+def is_enabled() -> bool:
+    """Whether workspaces are asked of cuDNN: `use_cudnn` decides, else `BATCH_ESTIMATOR_CUDNN` (1, true, yes, on)."""
+    if _asked is not None:
+        return _asked
+    return os.environ.get("BATCH_ESTIMATOR_CUDNN", "").lower() in ("1", "true", "yes", "on")
+
+
+def find_cudnn() -> str | None:
+    """Path of libcudnn.so.9: of the package `nvidia-cudnn-*`, else one that the system's loader knows."""
+    for folder in _package_folders("nvidia.cudnn"):
+        found = sorted(folder.glob("lib/libcudnn.so.9*"))
+        if found:
+            return str(found[0])
+    name = ctypes.util.find_library("cudnn")
+    return name if name and name.endswith(".so.9") else None
+
+
+def find_preloads() -> list[str]:
+    """Libraries that cuDNN looks up by name and that lie in packages of their own: cuBLASLt and NVRTC."""
+    folders = [*_package_folders("nvidia"), *_package_folders("nvidia.cu13"), *_package_folders("nvidia.cublas")]
+    found: dict[str, str] = {}
+    for folder in folders:
+        for pattern in ("libcublasLt.so.1[0-9]", "libcublas.so.1[0-9]", "libnvrtc.so.1[0-9]"):
+            for path in (*folder.glob(f"lib/{pattern}"), *folder.glob(f"*/lib/{pattern}")):
+                found.setdefault(path.name.split(".")[0], str(path))
+    return [found[name] for name in ("libcublasLt", "libcublas", "libnvrtc") if name in found]
+
+
+def _package_folders(name: str) -> list[Path]:
+    try:
+        spec = importlib.util.find_spec(name)
+    except (ImportError, ValueError):
+        return []
+    return [Path(p) for p in (spec.submodule_search_locations or ())] if spec is not None else []
+
+
+class CudnnProcess:
+    """A child process that answers questions; restarted after a crash, given up after three."""
+
+    def __init__(
+        self, library: str, preloads: Sequence[str] = (), time_limit_seconds: float = TIME_LIMIT_SECONDS
+    ) -> None:
+        self.command = [sys.executable, str(Path(__file__).with_name("cudnn_worker.py")), library, *preloads]
+        self.time_limit_seconds = time_limit_seconds
+        self.version: tuple[int, int, int] | None = None
+        self.answers: dict[str, dict[str, Any]] = {}
+        self.crash_count = 0
+        self._child: subprocess.Popen[bytes] | None = None
+
+    def ask(self, question: dict[str, Any]) -> dict[str, Any] | None:
+        """The answer, or None when cuDNN crashed, hung or refused; then a warning says why, once a question."""
+        key = json.dumps(question, sort_keys=True)
+        if key not in self.answers:
+            found = self._exchange(question)
+            if "error" in found:
+                self._warn(found["error"], question)
+            self.answers[key] = found
+        return None if "error" in self.answers[key] else self.answers[key]
+
+    def close(self) -> None:
+        """End the child."""
+        if self._child is not None:
+            self._child.kill()
+            self._child.communicate()
+            self._child = None
+
+    def _exchange(self, question: dict[str, Any]) -> dict[str, Any]:
+        if self.crash_count >= 3:
+            return {"error": "it crashed three times and is not asked any more"}
+        try:
+            child = self._start()
+            assert child.stdin is not None
+            child.stdin.write(json.dumps(question).encode() + b"\n")
+            child.stdin.flush()
+            return self._read(child)
+        except (OSError, ValueError) as error:
+            self.close()
+            self.crash_count += 1
+            return {"error": f"its process failed: {error}"}
+
+    def _start(self) -> subprocess.Popen[bytes]:
+        if self._child is None:
+            pipe = subprocess.PIPE
+            self._child = subprocess.Popen(self.command, stdin=pipe, stdout=pipe, stderr=subprocess.DEVNULL)
+            atexit.register(self.close)
+            hello = self._read(self._child)
+            if "version" not in hello:
+                raise OSError(hello.get("error", "no version"))
+            number = int(hello["version"])
+            self.version = number // 10000, number // 100 % 100, number % 100
+        return self._child
+
+    def _read(self, child: subprocess.Popen[bytes]) -> dict[str, Any]:
+        assert child.stdout is not None
+        with selectors.DefaultSelector() as selector:
+            selector.register(child.stdout, selectors.EVENT_READ)
+            if not selector.select(self.time_limit_seconds):
+                raise OSError(f"no answer in {self.time_limit_seconds:.0f} seconds")
+        line = child.stdout.readline()
+        if not line:
+            raise OSError(f"it ended with code {child.wait()}")
+        found: dict[str, Any] = json.loads(line)
+        return found
+
+    def _warn(self, why: str, question: dict[str, Any]) -> None:
+        shapes = " ".join(str(tuple(question[name])) for name in ("x", "w", "y"))
+        warnings.warn(
+            f"cuDNN gives no workspace ({why}) for {question['kind']} of {question['dtype']} {shapes}; "
+            "the table of measured workspaces is used instead",
+            RuntimeWarning, stacklevel=2,
+        )  # fmt: skip
+
+
+_process: CudnnProcess | None = None
+
+
+def cudnn_process() -> CudnnProcess | None:
+    """The process for the installed cuDNN, or None where there is none; the first time that is a warning."""
+    global _process
+    if _process is None:
+        library = find_cudnn()
+        if library is None:
+            warnings.warn(
+                "BATCH_ESTIMATOR_CUDNN is set but no cuDNN 9 is installed (pip install batch-estimator[cudnn]); "
+                "the table of measured workspaces is used instead",
+                RuntimeWarning, stacklevel=2,
+            )  # fmt: skip
+            return None
+        _process = CudnnProcess(library, find_preloads())
+    return _process
+
+
+def describe_card(target: Target) -> dict[str, Any]:
+    """The device of `target` in the form that cuDNN reads; properties it does not have are those of a known card."""
+    device = target.device
+    capability = device.compute_capability or (8, 0)
+    known = [c for c in _CARDS if c <= capability] or [(7, 5)]
+    blocks, shared, l2_mib, clock_mhz, memory_mhz = _CARDS[max(known)]
+    return {
+        "cudaDeviceId": 0, "deviceName": device.name, "deviceVer": capability[0] * 100 + capability[1] * 10,
+        "driverVer": 13000, "maxGridSize": [2147483647, 65535, 65535], "maxBlockSize": [1024, 1024, 64],
+        "regsPerBlock": 65536, "multiProcessorCount": device.multiprocessor_count, "smClockRateKHz": clock_mhz * 1000,
+        "memClockRateKHz": memory_mhz * 1000, "l2CacheSize": l2_mib << 20, "warpSize": 32,
+        "maxSharedMemoryPerBlock": 49152, "maxSharedMemoryPerBlockOptin": shared, "reservedSharedMemoryPerBlock": 1024,
+        "maxRegistersPerSM": 65536, "pciDeviceId": 0, "maxCtasPerSM": blocks, "maxThreadsPerBlock": 1024,
+        "maxThreadsPerSM": device.threads_per_multiprocessor, "isTccDriver": 0, "supportCoopLaunch": 1,
+        "totalGlobalMem": device.total_bytes,
+    }  # fmt: skip
+
+
+def ask_workspace(call: CudnnConv, target: Target) -> tuple[int, bool] | None:
+    """Bytes of the first plan's workspace, and whether this is the cuDNN that torch brings; None: no answer."""
+    process = cudnn_process()
+    found = process.ask(_question(call, target, first=True)) if process is not None else None
+    if process is None or found is None or process.version is None:
+        return None
+    return int(found["workspace"]), BUNDLED.get(target.torch_release) == process.version[:2]
+
+
+def ask_largest(call: CudnnConv, target: Target) -> int | None:
+    """Bytes of the largest workspace among the plans that fit the device, which `cudnn.benchmark` allocates."""
+    process = cudnn_process()
+    found = process.ask(_question(call, target, first=False)) if process is not None else None
+    if found is None:
+        return None
+    return max((size for size in found["workspaces"] if size <= target.device.capacity_bytes), default=0)
+
+
+def _question(call: CudnnConv, target: Target, *, first: bool) -> dict[str, Any]:
+    return {
+        "kind": call.kind, "dtype": call.dtype, "nhwc": call.nhwc, "x": call.x, "w": call.w, "y": call.y,
+        "stride": call.stride, "padding": call.padding, "dilation": call.dilation,
+        "deterministic": target.deterministic, "first": first, "card": describe_card(target),
+    }  # fmt: skip
