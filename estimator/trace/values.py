@@ -16,8 +16,8 @@ from torch._subclasses.fake_tensor import FakeTensor
 from torch.utils._mode_utils import no_dispatch
 from torch.utils._pytree import tree_leaves, tree_map_only
 
-DISCRETE_LIMIT_COUNT = 1 << 20
-"""Elements up to which integer and boolean tensors are followed: token batches and masks, not images."""
+DISCRETE_LIMIT_COUNT = 1 << 23
+"""Elements up to which integers, booleans and constants are followed: token batches and masks, not images."""
 TINY_LIMIT_COUNT = 1 << 12
 """Elements up to which tensors of any type are followed: schedules, scalars."""
 
@@ -73,6 +73,18 @@ def is_discrete(t: Tensor) -> bool:
     return not (t.dtype.is_floating_point or t.dtype.is_complex)
 
 
+def _filled(like: Tensor, value: Any) -> Tensor:
+    """A host tensor of one value: of its own memory where it is small, so that it can be written to; else of none."""
+    if _small(like):
+        return torch.full(like.shape, value, dtype=like.dtype)
+    return torch.full((), value, dtype=like.dtype).expand(like.shape)
+
+
+def _is_constant_maker(func: Any) -> bool:
+    """Whether an op fills a new tensor with one value: masks of ones are floats in some models."""
+    return func._schema.name in _FILLERS
+
+
 def _small(t: Tensor) -> bool:
     count = t.numel()
     return count <= TINY_LIMIT_COUNT or (count <= DISCRETE_LIMIT_COUNT and is_discrete(t))
@@ -123,12 +135,12 @@ class Follower:
                     or not _small(out[0])
                 ):
                     return
-            elif not _small(out):
+            elif not _small(out) and not (_is_constant_maker(func) and out.numel() <= DISCRETE_LIMIT_COUNT):
                 return
         filler = _FILLERS.get(func._schema.name)
-        if filler is not None:
+        if filler is not None and out.numel() <= DISCRETE_LIMIT_COUNT:
             with no_dispatch():
-                set_known(out, torch.full(out.shape, filler(args), dtype=out.dtype))
+                out._known = Known(_filled(out, filler(args)))  # type: ignore[attr-defined]
             return
         given = [t for t in tree_leaves((args, kwargs)) if isinstance(t, Tensor)]
         values = [known_value(t) for t in given]
@@ -203,7 +215,7 @@ _CONSTANTS = frozenset(
         "empty",
     }
 )
-# Constructors that take only the shape of their argument, not its values.
+# Constructors of one value, which take at most the shape of their argument, not its values.
 _FILLERS: dict[str, Callable[[tuple[Any, ...]], Any]] = {
     "aten::ones_like": lambda args: 1,
     "aten::zeros_like": lambda args: 0,
@@ -211,6 +223,9 @@ _FILLERS: dict[str, Callable[[tuple[Any, ...]], Any]] = {
     "aten::new_ones": lambda args: 1,
     "aten::new_zeros": lambda args: 0,
     "aten::new_full": lambda args: args[2],
+    "aten::ones": lambda args: 1,
+    "aten::zeros": lambda args: 0,
+    "aten::full": lambda args: args[1],
 }
 _RANDOM = frozenset({"randint", "randperm", "rand", "randn"})
 
