@@ -57,6 +57,7 @@ def job_of_class(
     from estimator.sources.edits import apply
     from estimator.sources.huggingface_batches import Shapes, inputs, losses
     from estimator.sources.huggingface_experts import NOTE, experts_of, share_equally
+    from estimator.sources.huggingface_images import know_places
 
     task = task or _task_of(kind)
     config = copy.deepcopy(config)
@@ -73,6 +74,8 @@ def job_of_class(
             except (ImportError, ValueError, TypeError, AssertionError) as error:
                 said = " ".join(str(error).split())
                 raise SourceError(f"transformers cannot build {kind.__name__}: {said}", where=name) from error
+        if shapes.among.tokens:
+            know_places(model, shapes.among.tokens)
         return apply(share_equally(model, *experts) if experts else model, options)
 
     if experts := experts_of(config):

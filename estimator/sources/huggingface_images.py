@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from estimator.errors import SourceError
 
@@ -104,3 +107,37 @@ def _asked(kind: Any, config: Any, **inputs: Any) -> int:
         features = model.get_image_features(**inputs)
     parts = features if isinstance(features, (tuple, list)) else [features]
     return sum(part.numel() // part.shape[-1] for part in parts if isinstance(part, torch.Tensor))
+
+
+def know_places(model: nn.Module, tokens: int) -> nn.Module:
+    """Let a model's check of its placeholders find the `tokens` of each sample that its batch has, without data."""
+    for module in model.modules():
+        if callable(check := getattr(module, "get_placeholder_mask", None)):
+            module.get_placeholder_mask = _answered(check, tokens)  # type: ignore[assignment]
+    return model
+
+
+def _answered(check: Callable[..., Any], tokens: int) -> Callable[..., Any]:
+    @functools.wraps(check)
+    def call(*args: Any, **kwargs: Any) -> Any:
+        with _KnownPlaces(tokens):
+            return check(*args, **kwargs)
+
+    return call
+
+
+class _KnownPlaces(TorchFunctionMode):
+    """Picks as many elements by a mask over (batch, token, width) as there are placeholders in the batch."""
+
+    def __init__(self, tokens: int) -> None:
+        super().__init__()
+        self._tokens = tokens
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is Tensor.__getitem__ and isinstance(args[1], Tensor) and args[1].dtype is torch.bool:
+            picked, mask = args
+            if mask.shape == picked.shape and mask.dim() == 3:
+                # As torch does it: the table of places that `nonzero` makes, then the elements at them.
+                count = mask.shape[0] * self._tokens * mask.shape[2]
+                return func(picked, picked.new_zeros(count, 3, dtype=torch.int64).unbind(1))
+        return func(*args, **(kwargs or {}))
