@@ -1,11 +1,13 @@
 """Ask other tools the same questions, and hold their answers against the same truth.
 
     python -m benchmarks.peers [--install] [--packages .venv-peers] [--only CASE ...] [--tools TOOL ...]
-                               [--truth FILE] [--json OUT] [--markdown OUT]
+                               [--truth FILE] [--reuse FILE] [--accuracy FILE] [--json OUT] [--markdown OUT]
 
 `--install` fetches the tools into a folder of their own with `pip install --no-deps --target`, so that no environment
 changes. A tool's answer is held against the peak that it claims to be, allocated or reserved, and each tool runs in its
-own process. `batch-estimator` itself is asked in the same run and stands in the same table.
+own process. `batch-estimator` itself is asked in the same run and stands in the same table. Other tools' answers do not
+change with this repository: `--reuse` takes those of an earlier `--json`, and `--accuracy` takes ours from what
+`benchmarks.accuracy --json` wrote.
 """
 
 from __future__ import annotations
@@ -118,6 +120,12 @@ def table(columns: dict[str, dict[tuple[str, int], float | str]]) -> str:
     return "\n".join(lines) + "\n"
 
 
+def write(path: Path, answered: Mapping[tuple[str, str], dict[int, dict[str, Any]]]) -> None:
+    """Keep the tools' answers so far: one line each."""
+    rows = [{"tool": t, "case": c, "batch": n, **a} for (t, c), said in answered.items() for n, a in said.items()]
+    path.write_text("[\n" + ",\n".join(map(json.dumps, rows)) + "\n]\n")
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--truth", type=Path, default=accuracy.DEFAULT_TRUTH[0])
@@ -126,6 +134,8 @@ def main() -> int:
     parser.add_argument("--only", nargs="+", default=[], metavar="CASE")
     parser.add_argument("--tools", nargs="+", default=list(TOOLS), choices=TOOLS, metavar="TOOL")
     parser.add_argument("--timeout", type=float, default=600.0, help="seconds for one tool and case")
+    parser.add_argument("--reuse", type=Path, metavar="FILE", help="earlier answers of the tools; others are asked")
+    parser.add_argument("--accuracy", type=Path, metavar="FILE", help="our answers, as benchmarks.accuracy wrote them")
     parser.add_argument("--json", type=Path, metavar="OUT")
     parser.add_argument("--markdown", type=Path, metavar="OUT")
     options = parser.parse_args()
@@ -140,16 +150,27 @@ def main() -> int:
     sys.path.append(str(options.packages.resolve()))
     vision.settle()
     cases = load_cases()
-    answered: dict[tuple[str, str], dict[int, dict[str, Any]]] = {}
+    answered: defaultdict[tuple[str, str], dict[int, dict[str, Any]]] = defaultdict(dict)
     own: dict[str, dict[str, Any]] = {}
+    if options.reuse:
+        for a in json.loads(options.reuse.read_text()):
+            answered[a.pop("tool"), a.pop("case")][a.pop("batch")] = a
+    if options.accuracy:
+        answers = json.loads(options.accuracy.read_text())["answers"]
+        own = {a["case"]: a for a in answers if a["truth"] == options.truth.name}
     for entry in truth:
         name, batches = entry["case"], [r["batch"] for r in entry["runs"] if "peak_reserved" in r]
         for tool in options.tools:
+            if answered[tool, name].keys() >= set(batches):
+                continue
             began = time.perf_counter()
             answered[tool, name] = ask(tool, cases[name], batches, options.timeout)
             print(f"{name} {tool} {time.perf_counter() - began:.0f} s", file=sys.stderr, flush=True)
-        own[name] = accuracy.ask(options.truth, name, None, options.timeout)
-        print(f"{name} batch-estimator {own[name].get('process_seconds', '-')} s", file=sys.stderr, flush=True)
+        if options.json:
+            write(options.json, answered)
+        if name not in own:
+            own[name] = accuracy.ask(options.truth, name, None, options.timeout)
+            print(f"{name} batch-estimator {own[name].get('process_seconds', '-')} s", file=sys.stderr, flush=True)
     columns = {}
     for name, against in OURS:
         mine = {case: own_bytes(said, against) for case, said in own.items()}
@@ -161,9 +182,6 @@ def main() -> int:
     print(text)
     if options.markdown:
         options.markdown.write_text(text)
-    if options.json:
-        record = [{"tool": t, "case": c, "batch": n, **a} for (t, c), said in answered.items() for n, a in said.items()]
-        options.json.write_text(json.dumps(record, indent=1) + "\n")
     return 0
 
 
