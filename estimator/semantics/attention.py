@@ -115,8 +115,8 @@ def _math(
     factor = math.sqrt(abs(scale) if scale is not None else 1.0 / math.sqrt(query.size(-1)))
     query = _aten.mul.Scalar(query, -factor if negative else factor)
     if is_causal:
-        allowed = torch.ones((query.size(-2), key.size(-2)), dtype=torch.bool, device=query.device).tril()
-        attn_mask = _additive(allowed, query.dtype)
+        shape = (query.size(-2), key.size(-2))
+        attn_mask = _additive(torch.ones(shape, dtype=torch.bool, device=query.device).tril(), query.dtype)
     if enable_gqa and not query.size(-3) == key.size(-3) == value.size(-3):
         key = key.repeat_interleave(query.size(-3) // key.size(-3), -3)
         value = value.repeat_interleave(query.size(-3) // value.size(-3), -3)

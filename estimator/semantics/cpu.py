@@ -14,7 +14,7 @@ import torch
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 
 from estimator.device import Target
-from estimator.semantics import inplace, overlay
+from estimator.semantics import cpu_norms, inplace, overlay
 from estimator.semantics.overlay import HOST, Overlay
 
 
@@ -38,6 +38,7 @@ def cpu_semantics(target: Target) -> Iterator[CpuOverlay]:
         FakeTensorMode.cache_clear()
         for module in (overlay, inplace):
             laid.patch(module, "on_device", _is_traced)
+        cpu_norms.install(laid)
         inplace.install(laid)
         yield laid
     finally:

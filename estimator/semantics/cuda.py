@@ -14,12 +14,14 @@ from estimator.semantics import (
     cells,
     composites,
     devices,
+    encoder,
     inplace,
     kernels,
     losses,
     norms,
     optimizers,
     rnn,
+    unhandled,
 )
 from estimator.semantics.overlay import Overlay
 
@@ -33,7 +35,7 @@ def cuda_semantics(target: Target) -> Iterator[Overlay]:
     overlay = Overlay(target)
     try:
         FakeTensorMode.cache_clear()
-        for part in (composites, kernels, inplace, losses, attention, norms, cells, optimizers):
+        for part in (composites, kernels, inplace, losses, attention, norms, cells, encoder, optimizers, unhandled):
             part.install(overlay)
         rnn.install(overlay, autocast.install(overlay))
         devices.install(overlay)

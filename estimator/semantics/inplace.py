@@ -200,6 +200,10 @@ def _index_select_backward(grad: Tensor, self_sizes: Any, dim: int, index: Tenso
     return grad.new_zeros(self_sizes).index_add_(dim, index, grad)
 
 
+def _cummaxmin_backward(grad: Tensor, input: Tensor, indices: Tensor, dim: int) -> Tensor:
+    return torch.zeros(input.shape, dtype=input.dtype, device=input.device).scatter_add_(dim, indices, grad)
+
+
 def _masked_select_backward(grad: Tensor, self: Tensor, mask: Tensor) -> Tensor:
     shape = torch.broadcast_shapes(self.shape, mask.shape)
     return torch.zeros_like(self.expand(shape)).masked_scatter_(mask, grad)
@@ -209,5 +213,6 @@ _COMPOSITES: dict[str, Callable[..., Tensor]] = {
     "gather_backward": _gather_backward,
     "value_selecting_reduction_backward": _selecting_backward,
     "index_select_backward": _index_select_backward,
+    "cummaxmin_backward": _cummaxmin_backward,
     "masked_select_backward": _masked_select_backward,
 }

@@ -6,7 +6,9 @@ from typing import Any
 
 import torch
 import torch._meta_registrations
+from torch._subclasses import fake_impls
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
+from torch.utils._pytree import tree_map_only
 
 from estimator.semantics.overlay import Overlay, fake_tensor, on_device
 
@@ -23,6 +25,9 @@ def install(overlay: Overlay) -> None:
     overlay.patch(torch._meta_registrations, "device_hint", device_hint)
     for op in (_aten.pixel_unshuffle.default, _aten.glu_backward.default, _aten.rrelu_with_noise.default):
         overlay.fake_kernel(op, _contiguous_result)
+    if overlay.capability < (8, 0):
+        for op in (_aten.convolution.default, _aten.convolution_backward.default):
+            overlay.fake_kernel(op, _without_cudnn(fake_impls.op_implementations_dict[op]))
     overlay.fake_kernel(_aten.log_sigmoid_forward.default, _log_sigmoid_fake)
 
 
@@ -38,3 +43,22 @@ def _contiguous_result(mode: FakeTensorMode, op: Any, *args: Any, **kwargs: Any)
     first = next(a for a in args if isinstance(a, FakeTensor))
     meta = [torch.empty(a.shape, dtype=a.dtype, device="meta") if isinstance(a, FakeTensor) else a for a in args]
     return fake_tensor(mode, op(*meta, **kwargs), first.fake_device)
+
+
+def _without_cudnn(kernel: Any) -> Any:
+    """Lay results of a bfloat16 convolution out contiguously: below 8.0 cuDNN has none, and torch's own are so.
+
+    Source: `use_cudnn` in aten/src/ATen/native/Convolution.cpp; measured against the 2.11 CUDA build at 7.5.
+    """
+
+    def convolution(mode: FakeTensorMode, op: Any, *args: Any, **kwargs: Any) -> Any:
+        out = kernel(mode, op, *args, **kwargs)
+        return tree_map_only(FakeTensor, lambda t: _contiguous(mode, t), out)
+
+    return convolution
+
+
+def _contiguous(mode: FakeTensorMode, t: FakeTensor) -> FakeTensor:
+    if t.dtype is not torch.bfloat16 or t.is_contiguous():
+        return t
+    return fake_tensor(mode, torch.empty(t.shape, dtype=t.dtype, device="meta"), t.fake_device)

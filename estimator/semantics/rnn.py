@@ -64,6 +64,7 @@ class Recurrent:
 
         def kernel(x: Tensor, hidden: Any, params: Sequence[Tensor], *cell: Any) -> Any:
             if not _acceptable(x):
+                self._overlay.warn("rnn-without-cudnn", f"{name} without cuDNN is traced as composed ops; CUDA fuses its cells")
                 return composite_of(op)(x, hidden, params, *cell)
             return self._run(x, [], hidden, params, Cell(mode, *cell))
 
@@ -75,6 +76,7 @@ class Recurrent:
 
         def kernel(data: Tensor, batch_sizes: Tensor, hidden: Any, params: Sequence[Tensor], *cell: Any) -> Any:
             if not _acceptable(data):
+                self._overlay.warn("rnn-without-cudnn", f"{name} without cuDNN is traced as composed ops; CUDA fuses its cells")
                 return composite_of(op)(data, batch_sizes, hidden, params, *cell)
             return self._run(data, batch_sizes.tolist(), hidden, params, Cell(mode, *cell, False))
 
