@@ -77,7 +77,7 @@ def _read(file: Path) -> dict[str, Any]:
         if file.suffix in (".yaml", ".yml"):
             from estimator.sources.words import require
 
-            fields = require("yaml", "yaml", file.name).safe_load(text)
+            fields = require("yaml", "transformers", file.name).safe_load(text)
         else:
             fields = json.loads(text)
     except SourceError:
