@@ -140,7 +140,7 @@ class _Run:
     def _result_order(self, op: Op) -> tuple[int, ...] | None:
         from estimator.scratch.order import result_order
 
-        return result_order(op) if self.target.device.kind == "cuda" else None
+        return result_order(op, self.target.device.kind)
 
     def evaluator(self, model: MemoryModel) -> Evaluator:
         from estimator.devices.context import context_interval

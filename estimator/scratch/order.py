@@ -12,9 +12,18 @@ RESULT_ORDER: dict[str, tuple[int, ...]] = {
     # Source: dropout_cuda in aten/src/ATen/native/cuda/Dropout.cu; measured: histories of a simulated card, 2.11.
     "aten.native_dropout.default": (1, 0),
 }
-"""Numbers of the results in the order in which they are allocated."""
+"""Numbers of the results of CUDA kernels in the order in which they are allocated."""
+
+CPU_RESULT_ORDER: dict[str, tuple[int, ...]] = {
+    # Source: ATen/native/Normalization.cpp, `batch_norm_backward_cpu_template`, 2.13.
+    "aten.native_batch_norm_backward.default": (1, 2, 0),
+    # Gradients of input, state, cell, weights and bias; the copy of the bias' gradient comes last.
+    # Source: ATen/native/mkldnn/RNN.cpp, `mkldnn_rnn_layer_backward`, 2.13.
+    "aten.mkldnn_rnn_layer_backward.default": (0, 5, 6, 1, 2, 3, 4),
+}
+"""The same of CPU kernels, where scratch lies between them."""
 
 
-def result_order(op: Op) -> tuple[int, ...] | None:
-    """The order of an op's results, None where it is that of the return value."""
-    return RESULT_ORDER.get(op.name)
+def result_order(op: Op, kind: str = "cuda") -> tuple[int, ...] | None:
+    """The order of an op's results on a kind of device, None where it is that of the return value."""
+    return (CPU_RESULT_ORDER if kind == "cpu" else RESULT_ORDER).get(op.name)

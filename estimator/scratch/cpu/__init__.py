@@ -11,3 +11,4 @@ from estimator.scratch.cpu import losses as _losses  # noqa: F401
 from estimator.scratch.cpu import matmul as _matmul  # noqa: F401
 from estimator.scratch.cpu import normalization as _normalization  # noqa: F401
 from estimator.scratch.cpu import reduction as _reduction  # noqa: F401
+from estimator.scratch.cpu import rnn as _rnn  # noqa: F401

@@ -27,7 +27,8 @@ _SYMTAB, _SYMBOL_BYTES = 2, 24
 """Source: ELF-64 object file format: section type SHT_SYMTAB, size of Elf64_Sym."""
 _DTYPES = {"float16": 1, "bfloat16": 2, "float32": 3}
 _MOST_DIMS = 12
-_CPU, _SUCCESS, _TAG_ANY, _USER_SCRATCHPAD, _QUERY_IMPLEMENTATION, _QUERY_SCRATCHPAD = 1, 0, 1, 1, 8, 136
+_CPU, _SUCCESS, _TAG_ANY, _USER_SCRATCHPAD = 1, 0, 1, 1
+QUERY_WORKSPACE, QUERY_SCRATCHPAD, QUERY_ARGUMENT = 135, 136, 255
 _Dims = ctypes.c_int64 * _MOST_DIMS
 _Pointer = ctypes.c_void_p
 
@@ -140,9 +141,9 @@ class OneDnn:
         found = self.call("dnnl_primitive_desc_query_md", descriptor, ctypes.c_int(query), ctypes.c_int(index), restype=_Pointer)
         return int(self.call("dnnl_memory_desc_get_size", _Pointer(found), restype=ctypes.c_size_t))
 
-    def differs(self, descriptor: ctypes.c_void_p, query: int, given: ctypes.c_void_p) -> bool:
+    def differs(self, descriptor: ctypes.c_void_p, query: int, given: ctypes.c_void_p | None, index: int = 0) -> bool:
         """Whether the primitive wants one of its tensors in another format than it is given in."""
-        found = self.call("dnnl_primitive_desc_query_md", descriptor, ctypes.c_int(query), ctypes.c_int(0), restype=_Pointer)
+        found = self.call("dnnl_primitive_desc_query_md", descriptor, ctypes.c_int(query), ctypes.c_int(index), restype=_Pointer)
         return not self.call("dnnl_memory_desc_equal", _Pointer(found), given)
 
     def destroy(self, *descriptors: ctypes.c_void_p | None) -> None:
@@ -221,7 +222,7 @@ def matmul_bytes(
         attributes = dnnl.attributes(add_to_result=add_to_result, scale_result=scale_result)
         layouts = [dnnl.layout(given) for given in (src, weights, dst)]
         descriptor = dnnl.descriptor("dnnl_matmul_primitive_desc_create", *layouts[:2], None, layouts[2], attributes)
-        size = -1 if descriptor is None else dnnl.bytes_of(descriptor, _QUERY_SCRATCHPAD)
+        size = -1 if descriptor is None else dnnl.bytes_of(descriptor, QUERY_SCRATCHPAD)
         dnnl.destroy(descriptor)
         for layout in layouts:
             dnnl.call("dnnl_memory_desc_destroy", layout)
