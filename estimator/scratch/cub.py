@@ -29,6 +29,13 @@ def _capability(device: DeviceProfile) -> tuple[int, int]:
     return device.compute_capability or (8, 0)
 
 
+def rows_sort_bytes(count: int, device: DeviceProfile) -> int:
+    """Storage to sort `count` pairs of row and index by row, of fewer than 256 rows: one pass, no second place."""
+    capability = _capability(device)
+    tile = 2816 if capability < (8, 0) else 3840 if capability < (9, 0) else 5760
+    return _parts(256 * 8, _tiles(count, tile) * 256 * 4, 4)
+
+
 def _sort_tile(device: DeviceProfile, key_bytes: int, value_bytes: int) -> int:
     """Elements one block of the one-sweep radix sort takes."""
     capability = _capability(device)
@@ -38,21 +45,40 @@ def _sort_tile(device: DeviceProfile, key_bytes: int, value_bytes: int) -> int:
         return 2816
     if capability < (9, 0):
         return 3840 if key_bytes == 8 else 3072
-    return {8: 4608, 4: 5376}.get(key_bytes, 5632)
+    return {8: 4608, 4: 5376, 2: 5632}.get(key_bytes, 3456)
 
 
-def sort_pairs_bytes(count: int, key_bytes: int, value_bytes: int, device: DeviceProfile) -> int:
-    """Storage to sort `count` pairs: copies of keys and values, histograms, look-back and counters.
+def sort_pairs_bytes(
+    count: int, key_bytes: int, value_bytes: int, device: DeviceProfile, key_bits: int | None = None
+) -> int:
+    """Storage to sort `count` pairs by `key_bits` bits (all of them where None): a second place for keys and values,
+    histograms, look-back and counters.
 
-    Bound: for keys of one or two bytes before capability 9.0 CUB sorts without look-back and takes up to some
-    hundred KiB more than this says.
+    Bound: keys of one or two bytes are sorted in two sweeps before capability 9.0; the histograms of these grow with
+    the blocks that fit on a multiprocessor, here as many as its threads allow; fewer registers may allow fewer.
     """
     single = 2304 if max(key_bytes, value_bytes) == 8 else 4864
     if count <= single:
         return 1
+    pairs = (key_bytes * count, value_bytes * count)
+    if key_bytes <= 2 and _capability(device) < (9, 0):
+        blocks = 5 * (device.threads_per_multiprocessor // 128) * (device.multiprocessor_count or 1)
+        digits = 128 if key_bytes == 2 else 64
+        return _parts(digits * 4 * blocks + 45056, *pairs)
+    passes = -(-(key_bits or 8 * key_bytes) // 8)
     blocks = _tiles(count, _sort_tile(device, key_bytes, value_bytes))
     digits = 256
-    return _parts(key_bytes * digits * 8, blocks * digits * 4, key_bytes * count, value_bytes * count, key_bytes * 4)
+    return _parts(passes * digits * 8, blocks * digits * 4, passes * 4, *(pairs if passes > 1 else ()))
+
+
+def two_sweep_sort(key_bytes: int, device: DeviceProfile) -> bool:
+    """Whether `sort_pairs_bytes` is an upper bound rather than exact."""
+    return key_bytes <= 2 and _capability(device) < (9, 0)
+
+
+def segmented_sort_bytes(count: int, key_bytes: int, value_bytes: int) -> int:
+    """Storage to sort pairs within many segments of equal length: a second place for keys and values."""
+    return _parts(key_bytes * count, value_bytes * count)
 
 
 def scan_bytes(count: int, itemsize: int) -> int:

@@ -1,0 +1,61 @@
+"""Recurrent networks by cuDNN: copies for batch-first input, and cuDNN's work space.
+
+The sizes of cuDNN's work and reserve space need a card to ask; they are estimates here.
+"""
+
+from __future__ import annotations
+
+from estimator.device import Target
+from estimator.graph import Op, TensorSpec
+from estimator.scratch.registry import Scratch, rule
+
+_GATES = {0: 1, 1: 1, 2: 4, 3: 3}
+"""Gates by `cudnnRNNMode_t`: ReLU, tanh, LSTM, GRU."""
+
+
+def _work(self: TensorSpec, mode: int, hidden: int, layers: int, both: bool) -> Scratch:
+    """One array of gate activations of the whole sequence; what cuDNN takes may be that of every layer and direction.
+
+    Bound: from one half to twice what all layers and directions would take; not measured.
+    """
+    one = self.shape[0] * self.shape[1] * hidden * _GATES.get(mode, 4) * self.itemsize
+    return Scratch(one, confidence="assumed", low_bytes=one // 2, high_bytes=2 * one * layers * (2 if both else 1))
+
+
+@rule("aten._cudnn_rnn.default")
+def cudnn_rnn(op: Op, target: Target) -> list[Scratch]:
+    """The input with time first, then the work space; the reserve space is a result.
+
+    Source: aten/src/ATen/native/cudnn/RNN.cpp, `_cudnn_rnn`, torch 2.11.
+    """
+    self, mode, hidden, layers = op.args[0], op.args[6], op.args[7], op.args[9]
+    batch_first, both, batch_sizes = op.args[10], op.args[13], op.args[14]
+    if batch_sizes:  # packed: (steps of all samples, features)
+        self = TensorSpec(self.dtype, (self.shape[0], 1, *self.shape[1:]), (0, 0, 0))
+    found = [Scratch(self.nbytes, when="before")] if batch_first and not batch_sizes else []
+    made = sum(1 for spec in op.outputs[:3] if spec.numel) + (op.args[3] is None)
+    return [*found, _work(self, mode, hidden, layers, both)._replace(results_before=made)]
+
+
+@rule("aten._cudnn_rnn_backward.default")
+def cudnn_rnn_backward(op: Op, target: Target) -> list[Scratch]:
+    """Zeros for gradients of states that nobody used, copies for batch-first input, the work space twice.
+
+    Source: RNN.cpp, `_cudnn_rnn_backward`, `_cudnn_rnn_backward_input`, `_cudnn_rnn_backward_weight`.
+    """
+    self, hx, cx, grad_hy, grad_cy = op.args[0], op.args[4], op.args[5], op.args[8], op.args[9]
+    mode, hidden, layers, batch_first, both, batch_sizes = (op.args[n] for n in (10, 11, 13, 14, 17, 18))
+    states = [s for s, given in ((hx, grad_hy), (cx, grad_cy)) if s is not None and given is None]
+    found = [Scratch(s.nbytes, when="before") for s in states]
+    packed = bool(batch_sizes)
+    if packed:
+        self = TensorSpec(self.dtype, (self.shape[0], 1, *self.shape[1:]), (0, 0, 0))
+    copies = batch_first and not packed
+    work = _work(self, mode, hidden, layers, both)
+    inputs = 2 + (cx is not None)
+    if copies:
+        found.append(Scratch(self.nbytes, when="before", freed_after=1))
+    found.append(work._replace(freed_early=True, results_before=inputs))
+    if copies:
+        found.append(Scratch(self.nbytes, results_before=inputs))
+    return [*found, work._replace(freed_early=True)]

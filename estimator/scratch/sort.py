@@ -1,0 +1,120 @@
+"""Sort, top-k and running sums.
+
+Source: aten/src/ATen/native/cuda/Sort.cpp, Sort.cu, SortStable.cu, TensorTopK.cu, ScanKernels.cpp, torch 2.11.
+"""
+
+from __future__ import annotations
+
+from estimator.device import Target
+from estimator.graph import Op, TensorSpec
+from estimator.scratch.arguments import argument, dtype_name, is_integral
+from estimator.scratch.cub import rows_sort_bytes, scan_bytes, segmented_sort_bytes, sort_pairs_bytes, two_sweep_sort
+from estimator.scratch.registry import Scratch, rule
+
+_SMALL = 4096
+"""Longest row that one thread block sorts."""
+_LONG = 1_000_000
+"""Shortest row that is sorted by itself where there are few."""
+_MANY = 128
+"""Fewest rows that are sorted as segments; fewer are sorted together, by row and value."""
+
+
+def _cub_sort(count: int, key_bytes: int, target: Target, bits: int | None = None) -> Scratch:
+    size = sort_pairs_bytes(count, key_bytes, 8, target.device, bits)
+    if size > 1 and two_sweep_sort(key_bytes, target.device):
+        pairs = segmented_sort_bytes(count, key_bytes, 8)
+        return Scratch(size, freed_early=True, confidence="modelled", low_bytes=pairs, high_bytes=size)
+    return Scratch(size, freed_early=True)
+
+
+def sort_scratch(self: TensorSpec, dim: int, target: Target) -> list[Scratch]:
+    """What sorting `self` along `dim` with indices takes."""
+    length = self.shape[dim] if self.shape else 1
+    count, item = self.numel, self.itemsize
+    if count == 0:
+        return []
+    if length <= _SMALL:
+        return [Scratch(8 * length, freed_early=True)]
+    rows = count // length
+    copies = []
+    if self.stride[dim] != 1 or not self.is_contiguous:
+        copies = [Scratch(self.nbytes), Scratch(self.nbytes), Scratch(8 * count)]
+    if rows == 1 or length >= _LONG:
+        return [*copies, Scratch(8 * length), *(_cub_sort(length, item, target) for _ in range(rows))]
+    if rows >= _MANY:
+        return [*copies, Scratch(8 * count), Scratch(segmented_sort_bytes(count, item, 8))]
+    by_value = _cub_sort(count, item, target)
+    by_row = Scratch(rows_sort_bytes(count, target.device), freed_early=True)
+    return [*copies, Scratch(8 * count), Scratch(8 * count), Scratch(self.nbytes, freed_after=1), by_value, by_row]
+
+
+@rule("aten.sort.default", "aten.sort.stable")
+def sort(op: Op, target: Target) -> list[Scratch]:
+    """Indices before sorting, pairs of row and index, CUB's storage."""
+    self: TensorSpec = op.args[0]
+    dim = op.kwargs.get("dim", -1) if op.name.endswith("stable") else argument(op, 1, "dim", -1)
+    if op.name.endswith("stable") and len(op.args) > 1 and isinstance(op.args[1], int):
+        dim = op.args[1]
+    return sort_scratch(self, dim, target)
+
+
+_SEVERAL_BLOCKS = ((20, 20000), (40, 10000), (80, 8000), (199, 5000), (799, 3000), (4000, 800))
+"""Rows up to the first number are searched by several blocks from the second number of elements on."""
+
+
+def _items_per_thread(count: int, target: Target) -> int:
+    """Source: TensorTopK.cu, `get_items_per_thread`: 40 registers a thread, 256 threads a block."""
+    blocks = 65536 // (40 * 256)
+    threads = (target.device.multiprocessor_count or 1) * blocks * 256
+    return max(4, min(-(-count // threads), 64))
+
+
+@rule("aten.topk.default")
+def topk(op: Op, target: Target) -> list[Scratch]:
+    """Counts of digits for every block, where several blocks search one row; then the sort of the results.
+
+    Source: TensorTopK.cu, `mbtopk::launch`, `should_use_multi_block`.
+    """
+    self: TensorSpec = op.args[0]
+    k: int = op.args[1]
+    dim: int = argument(op, 2, "dim", -1)
+    if not self.shape or self.numel == 0:
+        return []
+    length = self.shape[dim]
+    rows = self.numel // length
+    found = [] if self.is_contiguous else [Scratch(self.nbytes)]
+    least = next((shortest for most, shortest in _SEVERAL_BLOCKS if rows <= most), 400)
+    if length >= least:
+        blocks = -(-length // (256 * _items_per_thread(self.numel, target)))
+        counts = Scratch(rows * blocks * 4)
+        scan = Scratch(scan_bytes(rows * blocks, 8), freed_early=True)
+        found += [
+            Scratch(rows * self.itemsize), Scratch(rows * 8), Scratch(rows * 2 * max(4, self.itemsize)),
+            Scratch(rows * blocks * 256 * 2), Scratch(rows * 256 * 4), counts, counts, scan, scan,
+        ]  # fmt: skip
+    if k > _SMALL and argument(op, 4, "sorted", True):
+        out = op.outputs[0]
+        found = [s if s.freed_early else s._replace(freed_after=len(found) - 1 - n) for n, s in enumerate(found)]
+        found += [Scratch(out.numel * 8), Scratch(out.nbytes), *sort_scratch(out, dim, target), Scratch(out.numel * 8)]
+    return found
+
+
+@rule("aten.cumsum.default", "aten.cumprod.default", "aten.logcumsumexp.default", "aten.cumsum_.default")
+def cumulative(op: Op, target: Target) -> list[Scratch]:
+    """Integers and other types are first copied to the result's; a single row is scanned by CUB.
+
+    Source: aten/src/ATen/native/ReduceOps.cpp, `cumsum_out`; cuda/ScanUtils.cuh, `scan_dim`.
+    """
+    self: TensorSpec = op.args[0]
+    dim: int = argument(op, 1, "dim")
+    default = "int64" if is_integral(self.dtype) else self.dtype
+    dtype = dtype_name(op.kwargs.get("dtype"), default)
+    item = TensorSpec(dtype, (), ()).itemsize
+    found = []
+    if dtype != self.dtype:
+        found.append(Scratch(self.numel * item))
+    if not self.is_contiguous:
+        found.append(Scratch(self.numel * item))
+    if self.shape and self.numel > 0 and self.numel == self.shape[dim]:
+        found.append(Scratch(scan_bytes(self.numel, item)))
+    return found
