@@ -36,6 +36,12 @@ class CudnnConv:
     dilation: Ints
     groups: int
 
+    @property
+    def is_product(self) -> bool:
+        """Whether it is a matrix product: a kernel of one point, moved by one, without padding or groups."""
+        is_point = all(size == 1 for size in self.w[2:])
+        return is_point and self.groups == 1 and max(self.stride) == 1 and max(self.padding) == 0
+
 
 @dataclass(frozen=True, slots=True)
 class ConvCall:
@@ -122,7 +128,8 @@ def select_backend(call: ConvCall, target: Target) -> Backend:
     """Pick the implementation of a convolution on CUDA.
 
     Source: aten/src/ATen/native/Convolution.cpp, _select_conv_backend, ConvParams::use_cudnn and use_cudnn_depthwise,
-    2.11 (cuDNN present and enabled).
+    2.11 (cuDNN present and enabled); cuDNN takes bfloat16 from compute capability 8.0 on (CUDAHooks,
+    supportsBFloat16ConvolutionWithCuDNNv8).
     """
     x, three = call.input, len(call.weight.shape) == 5
     if x.shape[0] == 0 or x.shape[1] == 0:
@@ -131,7 +138,8 @@ def select_backend(call: ConvCall, target: Target) -> Backend:
         if _use_cudnn_depthwise(call):
             return "cudnn"
         return "depthwise3d" if three else "depthwise2d"
-    if all(p < s for p, s in zip(call.output_padding, call.stride, strict=True)):
+    is_taken = x.dtype != "bfloat16" or (target.device.compute_capability or (8, 0)) >= (8, 0)
+    if is_taken and all(p < s for p, s in zip(call.output_padding, call.stride, strict=True)):
         return "cudnn_transpose" if call.transposed else "cudnn"
     if call.transposed:
         return "slow_transpose3d" if three else "slow_transpose2d"

@@ -63,11 +63,12 @@ def convolution_backward(op: Op, target: Target) -> Iterator[Scratch]:
     if backend in ("cudnn", "cudnn_transpose"):
         yield from _cudnn_backward(call, target)
     elif backend != "empty":
-        yield from _copy(call.grad_output, False, when="before")
-        if want_input:
-            yield from _copy(call.weight, False)
+        when = "after" if backend == "depthwise3d" else "before"
+        yield from _copy(call.grad_output, False, when=when)
         if want_weight:
-            yield from _copy(call.input, False)
+            yield from _copy(call.input, False, when=when)
+        if want_input:
+            yield from _copy(call.weight, False, when=when)
         if backend not in ("depthwise2d", "depthwise3d"):
             yield from _columns(call, call.grad_output.shape)
     if want_bias and backend != "empty":
@@ -117,12 +118,24 @@ def _workspace(
 def _columns(call: ConvCall, y: tuple[int, ...]) -> Iterator[Scratch]:
     """The unfolded image that PyTorch's own convolutions multiply with the weight, one image at a time.
 
+    A grouped convolution is done group by group; what it holds of the groups' tensors at once is bounded only.
+
     Source: aten/src/ATen/native/cuda/NaiveConvolutionTranspose2d.cu, ConvolutionMM2d.cu,
     NaiveDilatedConvolution.cu, 2.11.
     """
-    channels = call.weight.shape[1] if call.transposed else call.input.shape[1] // call.groups
-    pixels = math.prod(call.input.shape[2:] if call.transposed else y[-len(call.stride) :])
-    yield Scratch(channels * math.prod(call.weight.shape[2:]) * pixels * call.input.itemsize, confidence="modelled")
+    kernel = math.prod(call.weight.shape[2:])
+    is_product = kernel == 1 and max(call.stride) == 1 and max(call.padding) == 0
+    if is_product and not call.transposed and len(call.stride) == 2:
+        size = 0
+    else:
+        channels = call.weight.shape[1] if call.transposed else call.input.shape[1] // call.groups
+        pixels = math.prod(call.input.shape[2:] if call.transposed else y[-len(call.stride) :])
+        size = channels * kernel * pixels * call.input.itemsize
+    if call.groups == 1:
+        yield Scratch(size, confidence="modelled")
+    else:
+        whole = call.input.nbytes + call.weight.nbytes + math.prod(y) * call.input.itemsize
+        yield Scratch(size + whole, confidence="assumed", low_bytes=size, high_bytes=size + 2 * whole)
 
 
 def _copy_of_one_dimensional(x: TensorSpec, call: ConvCall) -> Iterator[Scratch]:

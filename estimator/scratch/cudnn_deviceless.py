@@ -98,14 +98,20 @@ def _package_folders(name: str) -> list[Path]:
 
 
 class CudnnProcess:
-    """A child process that answers questions; restarted after a crash, given up after three."""
+    """A child process that answers questions about one card; restarted after a crash, given up after three."""
 
     def __init__(
-        self, library: str, preloads: Sequence[str] = (), time_limit_seconds: float = TIME_LIMIT_SECONDS
+        self,
+        library: str,
+        preloads: Sequence[str],
+        card: dict[str, Any],
+        time_limit_seconds: float = TIME_LIMIT_SECONDS,
     ) -> None:
-        self.command = [sys.executable, str(Path(__file__).with_name("cudnn_worker.py")), library, *preloads]
+        worker = str(Path(__file__).with_name("cudnn_worker.py"))
+        self.command = [sys.executable, worker, json.dumps(card), library, *preloads]
         self.time_limit_seconds = time_limit_seconds
         self.version: tuple[int, int, int] | None = None
+        self.has_matmul = False
         self.answers: dict[str, dict[str, Any]] = {}
         self.crash_count = 0
         self._child: subprocess.Popen[bytes] | None = None
@@ -151,6 +157,7 @@ class CudnnProcess:
                 raise OSError(hello.get("error", "no version"))
             number = int(hello["version"])
             self.version = number // 10000, number // 100 % 100, number % 100
+            self.has_matmul = bool(hello["has_matmul"])
         return self._child
 
     def _read(self, child: subprocess.Popen[bytes]) -> dict[str, Any]:
@@ -174,13 +181,14 @@ class CudnnProcess:
         )  # fmt: skip
 
 
-_process: CudnnProcess | None = None
+_processes: dict[str, CudnnProcess] = {}
 
 
-def cudnn_process() -> CudnnProcess | None:
-    """The process for the installed cuDNN, or None where there is none; the first time that is a warning."""
-    global _process
-    if _process is None:
+def cudnn_process(target: Target) -> CudnnProcess | None:
+    """The process that answers for the target's card, or None where no cuDNN is installed; that is a warning."""
+    card = describe_card(target)
+    key = json.dumps(card, sort_keys=True)
+    if key not in _processes:
         library = find_cudnn()
         if library is None:
             warnings.warn(
@@ -189,8 +197,8 @@ def cudnn_process() -> CudnnProcess | None:
                 RuntimeWarning, stacklevel=2,
             )  # fmt: skip
             return None
-        _process = CudnnProcess(library, find_preloads())
-    return _process
+        _processes[key] = CudnnProcess(library, find_preloads(), card)
+    return _processes[key]
 
 
 def describe_card(target: Target) -> dict[str, Any]:
@@ -212,17 +220,26 @@ def describe_card(target: Target) -> dict[str, Any]:
 
 
 def ask_workspace(call: CudnnConv, target: Target) -> tuple[int, bool] | None:
-    """Bytes of the first plan's workspace, and whether this is the cuDNN that torch brings; None: no answer."""
-    process = cudnn_process()
+    """Bytes of the first plan's workspace, and whether a card with this target's torch takes just that.
+
+    It does where the installed cuDNN is the one that torch brings. A product (kernel 1x1, stride 1) goes to cuBLASLt,
+    which is not asked: its own workspace is taken as 0.
+
+    Returns:
+        None when there is no answer, or none worth having: a product where cuBLASLt cannot be made to take part.
+    """
+    process = cudnn_process(target)
     found = process.ask(_question(call, target, first=True)) if process is not None else None
     if process is None or found is None or process.version is None:
         return None
-    return int(found["workspace"]), BUNDLED.get(target.torch_release) == process.version[:2]
+    if call.is_product and not process.has_matmul:
+        return None
+    return int(found["workspace"]), not call.is_product and BUNDLED.get(target.torch_release) == process.version[:2]
 
 
 def ask_largest(call: CudnnConv, target: Target) -> int | None:
     """Bytes of the largest workspace among the plans that fit the device, which `cudnn.benchmark` allocates."""
-    process = cudnn_process()
+    process = cudnn_process(target)
     found = process.ask(_question(call, target, first=False)) if process is not None else None
     if found is None:
         return None
@@ -233,5 +250,5 @@ def _question(call: CudnnConv, target: Target, *, first: bool) -> dict[str, Any]
     return {
         "kind": call.kind, "dtype": call.dtype, "nhwc": call.nhwc, "x": call.x, "w": call.w, "y": call.y,
         "stride": call.stride, "padding": call.padding, "dilation": call.dilation,
-        "deterministic": target.deterministic, "first": first, "card": describe_card(target),
+        "deterministic": target.deterministic, "first": first,
     }  # fmt: skip

@@ -2,7 +2,8 @@
 
 cuDNN 9 answers questions about a card that is not there when it is given the card's properties ("deviceless" mode).
 It may still crash or hang on a question, so the questions go through a child: one JSON object a line on standard
-input, one a line on standard output. The first answer holds the version of cuDNN.
+input, one a line on standard output. The first answer holds the version of cuDNN. The card is an argument: told of a
+second card in the same process, cuDNN answers for the first (measured, 9.19 and 9.20).
 
 Source: cudnn_graph.h 9.19 (numbers of types, attributes and descriptors); PyTorch 2.11 aten/src/ATen/native/cudnn/
 Conv_v8.cpp (operation graph, compute type, alignment, filter of engine configurations, order of the heuristics).
@@ -12,6 +13,9 @@ from __future__ import annotations
 
 import ctypes
 import json
+import mmap
+import platform
+import struct
 import sys
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -29,6 +33,8 @@ FIELDS = {
 DOWN_CONVERTS, NONDETERMINISTIC = 1, 4
 INSTANT, FALLBACK = 0, 2
 ALIGNMENT = 16
+ALGORITHM_BYTES = 96
+"""Size of cublasLtMatmulHeuristicResult_t. Source: cublasLt.h 13.1."""
 
 
 class CudnnError(Exception):
@@ -36,11 +42,15 @@ class CudnnError(Exception):
 
 
 class Cudnn:
-    """The backend functions of one loaded libcudnn."""
+    """The backend functions of one loaded libcudnn.
+
+    `has_matmul` says whether its engines that multiply matrices with cuBLASLt take part.
+    """
 
     def __init__(self, path: str, preload: Sequence[str]) -> None:
-        for library in preload:
-            ctypes.CDLL(library, mode=ctypes.RTLD_GLOBAL)
+        loaded = [ctypes.CDLL(library, mode=ctypes.RTLD_GLOBAL) for library in preload]
+        self.kept = [agree(library) for library, name in zip(loaded, preload, strict=True) if "cublasLt" in name]
+        self.has_matmul = any(self.kept)
         lib = self.lib = ctypes.CDLL(path)
         handle, handles = ctypes.c_void_p, ctypes.POINTER(ctypes.c_void_p)
         lib.cudnnGetVersion.restype = ctypes.c_size_t
@@ -55,6 +65,51 @@ class Cudnn:
     @property
     def version(self) -> int:
         return int(self.lib.cudnnGetVersion())
+
+
+def agree(cublaslt: ctypes.CDLL) -> list[Any]:
+    """Make a loaded cuBLASLt say that it has an algorithm, without workspace, for every product.
+
+    Without a card cuBLASLt refuses, and cuDNN leaves out the engines that give it the convolutions with 1x1 kernels;
+    with a card they come first. Three functions are overwritten, in this process, by jumps to functions of ours.
+
+    Returns:
+        The functions, which must be kept alive; empty where the processor is not x86-64.
+    """
+    if platform.machine() != "x86_64":
+        return []
+    pointer, integers = ctypes.c_void_p, ctypes.POINTER(ctypes.c_int)
+    handles = ctypes.POINTER(pointer)
+
+    def create(handle: Any) -> int:
+        handle[0] = 1
+        return 0
+
+    def destroy(handle: Any) -> int:
+        return 0
+
+    def heuristic(*arguments: Any) -> int:
+        ctypes.memset(arguments[8], 0, ALGORITHM_BYTES)
+        arguments[9][0] = 1
+        return 0
+
+    answers = {
+        "cublasLtCreate": ctypes.CFUNCTYPE(ctypes.c_int, handles)(create),
+        "cublasLtDestroy": ctypes.CFUNCTYPE(ctypes.c_int, pointer)(destroy),
+        "cublasLtMatmulAlgoGetHeuristic": ctypes.CFUNCTYPE(
+            ctypes.c_int, *[pointer] * 7, ctypes.c_int, pointer, integers
+        )(heuristic),
+    }  # fmt: skip
+    libc, page = ctypes.CDLL(None, use_errno=True), mmap.PAGESIZE
+    for name, function in answers.items():
+        start, to = (ctypes.cast(f, pointer).value or 0 for f in (getattr(cublaslt, name), function))
+        jump = b"\x48\xb8" + struct.pack("<Q", to) + b"\xff\xe0"  # mov rax, to; jmp rax
+        first = start // page * page
+        length = ctypes.c_size_t(-(-(start + len(jump) - first) // page) * page)
+        if libc.mprotect(pointer(first), length, mmap.PROT_READ | mmap.PROT_WRITE | mmap.PROT_EXEC):
+            return []
+        ctypes.memmove(start, jump, len(jump))
+    return list(answers.values())
 
 
 class Descriptor:
@@ -166,13 +221,10 @@ def plans(cudnn: Cudnn, card: Descriptor, call: dict[str, Any]) -> Iterator[tupl
                 yield engine.get_integer(1301), config.get_integer(303)
 
 
-def answer(cudnn: Cudnn, cards: dict[str, Descriptor], question: dict[str, Any]) -> dict[str, Any]:
+def answer(cudnn: Cudnn, card: Descriptor, question: dict[str, Any]) -> dict[str, Any]:
     """Answer one question: the workspace of the first plan, or of all of them."""
-    key = json.dumps(question["card"], sort_keys=True)
     try:
-        if key not in cards:
-            cards[key] = make_card(cudnn, question["card"])
-        found = plans(cudnn, cards[key], question)
+        found = plans(cudnn, card, question)
         if question["first"]:
             engine, size = next(found)
             return {"engine": engine, "workspace": size}
@@ -182,16 +234,16 @@ def answer(cudnn: Cudnn, cards: dict[str, Descriptor], question: dict[str, Any])
 
 
 def main() -> None:
-    path, *preload = sys.argv[1:]
+    properties, path, *preload = sys.argv[1:]
     try:
         cudnn = Cudnn(path, preload)
-    except OSError as error:
+        card = make_card(cudnn, json.loads(properties))
+    except (OSError, CudnnError) as error:
         print(json.dumps({"error": str(error)}), flush=True)
         return
-    print(json.dumps({"version": cudnn.version}), flush=True)
-    cards: dict[str, Descriptor] = {}
+    print(json.dumps({"version": cudnn.version, "has_matmul": cudnn.has_matmul}), flush=True)
     for line in sys.stdin:
-        print(json.dumps(answer(cudnn, cards, json.loads(line))), flush=True)
+        print(json.dumps(answer(cudnn, card, json.loads(line))), flush=True)
 
 
 if __name__ == "__main__":
