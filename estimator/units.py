@@ -36,7 +36,11 @@ def parse_bytes(text: str | int, *, where: str | None = None) -> int:
             "not a size in bytes", got=repr(text), allowed="a number with GiB, MiB, KiB, GB, MB or nothing (bytes)",
             where=where, hint="write for example 24GiB",
         )  # fmt: skip
-    return math.floor(float(match[1].replace("_", "")) * unit) if "." in match[1] else int(match[1].replace("_", "")) * unit
+    return (
+        math.floor(float(match[1].replace("_", "")) * unit)
+        if "." in match[1]
+        else int(match[1].replace("_", "")) * unit
+    )
 
 
 def format_bytes(count: int) -> str:

@@ -13,9 +13,12 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import logging
 import os
+import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import BrokenExecutor
+from concurrent.futures import BrokenExecutor, CancelledError
 from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
@@ -28,6 +31,9 @@ from estimator.report.cell import error_result
 ENGINES = ("local", "dask://HOST:PORT", "ray://HOST:PORT", "slurm:PARTITION")
 CONNECT_SECONDS = 15.0
 """How long a scheduler is waited for."""
+WITHOUT_WORKERS_SECONDS = 30.0
+"""How long a cluster may be without workers: they may be starting anew."""
+POLL_SECONDS = 1.0
 SLURM_MINUTES = 120
 SLURM_TASKS = 8
 """Groups in a job of Slurm: starting one costs as much as a few groups."""
@@ -132,46 +138,88 @@ def killed(task: Task, error: BaseException) -> list[Solved]:
 # ------------------------------------------------------------ elsewhere
 
 
+# Not by joblib's backends for them: on a cluster that offers one thread joblib would solve here, in this process, and on
+# Ray it gives no result before all of a call are there. Source: joblib 1.6, Parallel.__call__ and _get_sequential_output.
+
+
 def _dask(address: str) -> tuple[Engine, int]:
     distributed = needed("distributed", "dask", "a Dask engine")
+    # What it logs of a lost connection, with tracebacks, is said by the error too.
+    logging.getLogger("distributed").setLevel(logging.CRITICAL)
     try:
         client = distributed.Client(address, timeout=CONNECT_SECONDS)
+        client.wait_for_workers(1, timeout=CONNECT_SECONDS)
         count = sum(client.nthreads().values())
     except (OSError, TimeoutError, ValueError) as error:
-        raise _unreachable("a Dask scheduler", address, error) from None
+        raise _unreachable("a Dask cluster with workers", address, error) from None
 
     def run(tasks: Sequence[Task]) -> Iterator[list[Solved]]:
-        with contextlib.closing(client):
+        with _closed_without_workers(client):
             try:
-                futures = {future.key: future for future in client.map(solve, tasks, pure=False)}
-                for future in distributed.as_completed(futures.values()):
-                    yield future.result()
+                futures = {
+                    future.key: task
+                    for future, task in zip(made := client.map(solve, tasks, pure=False), tasks, strict=True)
+                }
+                for future in distributed.as_completed(made):
+                    if future.status == "error" and isinstance(future.exception(), distributed.scheduler.KilledWorker):
+                        yield killed(futures[future.key], future.exception())
+                    else:
+                        yield future.result()
             except EstimatorError:
                 raise
-            except Exception as error:
+            except (Exception, CancelledError) as error:
                 raise _died("the Dask cluster", address, error) from error
 
     return run, max(1, count)
 
 
+@contextlib.contextmanager
+def _closed_without_workers(client: Any) -> Iterator[None]:
+    """Close a client whose cluster has had no workers for a while: what waits for them would wait for ever."""
+    left = threading.Event()
+
+    def watch() -> None:
+        alone_since: float | None = None
+        while not left.wait(POLL_SECONDS):
+            try:
+                has_workers = bool(client.scheduler_info(n_workers=-1)["workers"])
+            except Exception:  # the scheduler is gone: whoever waits for a result hears of that himself
+                return
+            alone_since = None if has_workers else alone_since or time.monotonic()
+            if alone_since is not None and time.monotonic() - alone_since > WITHOUT_WORKERS_SECONDS:
+                break
+        client.close()
+
+    thread = threading.Thread(target=watch, name="workers", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        left.set()
+        thread.join()
+
+
 def _ray(place: str) -> tuple[Engine, int]:
     ray = needed("ray", "ray", "a Ray engine")
-    joblib = needed("joblib", "plan", "a plan")
-    register = needed("ray.util.joblib", "ray", "a Ray engine").register_ray
     try:
         ray.init(address=place if place in ("auto", "local") else f"ray://{place}", log_to_driver=False)
         count = int(ray.cluster_resources().get("CPU", 1))
     except Exception as error:
         raise _unreachable("a Ray cluster", place, error) from None
-    register()
 
     def run(tasks: Sequence[Task]) -> Iterator[list[Solved]]:
         try:
-            with joblib.parallel_config(backend="ray"):
-                for chunk in _chunks(tasks, 2 * count):  # joblib on Ray gives no result before all of a call are there
-                    yield from joblib.Parallel(n_jobs=count, batch_size=1)(
-                        joblib.delayed(solve)(task) for task in chunk
-                    )
+            remote = ray.remote(solve)
+            waiting = {remote.remote(task): task for task in tasks}
+            while waiting:
+                (reference,), _ = ray.wait(list(waiting), num_returns=1)
+                task = waiting.pop(reference)
+                try:
+                    yield ray.get(reference)
+                except ray.exceptions.WorkerCrashedError as error:
+                    yield killed(task, error)
+                except ray.exceptions.RayTaskError as error:
+                    raise error.cause if isinstance(error.cause, EstimatorError) else error from None
         except EstimatorError:
             raise
         except Exception as error:

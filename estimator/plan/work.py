@@ -15,6 +15,8 @@ from estimator.device import DeviceProfile
 from estimator.errors import EstimatorError
 from estimator.plan.content import own_versions
 
+PARENT_POLL_SECONDS = 0.5
+_watched: set[int | None] = set()
 _ONE_AT_A_TIME = threading.Lock()
 """A trace lays its decisions over the whole process; an engine may have threads."""
 
@@ -60,6 +62,7 @@ def solve(task: Task) -> list[Solved]:
     Raises:
         EstimatorError: this process runs other versions than the one that planned, or does not see the plan's folder.
     """
+    _end_with(task.parent)
     with _ONE_AT_A_TIME, _inside(task):
         if own_versions() != task.versions:
             raise EstimatorError(
@@ -83,8 +86,6 @@ def _solved(task: Task) -> Iterator[Solved]:
         return
     # Large devices first: the trace that confirms the model at their largest batch confirms it for the others too.
     for part in sorted(task.parts, key=lambda part: -part.device.capacity_bytes):
-        if task.parent not in (None, os.getpid(), os.getppid()):
-            return
         begun = time.perf_counter()
         try:
             answer = estimate(
@@ -100,6 +101,20 @@ def _solved(task: Task) -> Iterator[Solved]:
         except Exception as error:
             result = error_result(error)
         yield Solved(part.key, {**result, "wall_seconds": round(time.perf_counter() - begun, 3)})
+
+
+def _end_with(parent: int | None) -> None:
+    """Let this process end when the one that waits for it has ended, however that was killed."""
+    if parent in (None, os.getpid(), *_watched):
+        return
+    _watched.add(parent)
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(PARENT_POLL_SECONDS)
+        os._exit(1)
+
+    threading.Thread(target=watch, name="parent", daemon=True).start()
 
 
 @contextlib.contextmanager

@@ -162,6 +162,8 @@ def _efficient(c: Call, rules: Rules) -> bool:
     d, dv = c.query.size(-1), c.value.size(-1)
     if d != c.key.size(-1) or d % alignment or d <= 0 or dv % alignment or dv <= 0:
         return False
+    if rules.release > (2, 13) and rules.capability[0] >= 8 and not _aligned(c, alignment):
+        return False
     # Grouped queries came after 2.13. Source: `can_use_mem_efficient_attention` of 2.11 and of main.
     if not _nonzero_lengths(c) or not _batch_and_heads(c, gqa=rules.release > (2, 13)):
         return False
@@ -179,13 +181,18 @@ def _gemm_alignment(dtype: torch.dtype, rules: Rules) -> int:
     return alignment
 
 
+def _aligned(c: Call, alignment: int) -> bool:
+    """Whether each tensor begins at a multiple of the alignment. Source: `check_data_ptr_alignment_mem_efficient`."""
+    return all(t.numel() == 0 or t.storage_offset() % alignment == 0 for t in (c.query, c.key, c.value))
+
+
 def _cudnn(c: Call, rules: Rules) -> bool:
     if not torch._C._get_cudnn_sdp_enabled() or not _four_dims(c) or rules.deterministic:
         return False
     if not _low_precision(c, rules) or not _cudnn_mask(c) or not _capability_within(rules, (8, 0), (12, 1)):
         return False
-    # Source: `check_cudnn_dropout`, in main after 2.13.
-    if rules.release > (2, 13) and c.dropout_p * 16.0 != math.floor(c.dropout_p * 16.0):
+    # cuDNN rounds the probability to sixteenths. Source: `check_cudnn_dropout`, pytorch#174245, in 2.12.
+    if rules.release >= (2, 12) and c.dropout_p * 16.0 != math.floor(c.dropout_p * 16.0):
         return False
     return (
         _nonzero_lengths(c)
@@ -213,7 +220,9 @@ def _cudnn_mask(c: Call) -> bool:
 def _cudnn_shapes(c: Call, rules: Rules) -> bool:
     """Source: `check_cudnn_tensor_shapes`."""
     d_qk, d_v = c.query.size(3), c.value.size(3)
-    limit = 128
+    if rules.release > (2, 13) and not _cudnn_shapes_after_2_13(c, rules, d_qk, d_v):
+        return False
+    limit = 256 if rules.release > (2, 13) and rules.capability[0] == 10 else 128
     if rules.capability == (9, 0):
         limit = 256
     elif rules.capability[0] == 10 and (d_qk, d_v) == (192, 128):
@@ -223,3 +232,12 @@ def _cudnn_shapes(c: Call, rules: Rules) -> bool:
     if c.key.size(2) == 1:
         return False
     return not (c.query.size(2) == 1 and c.dropout_p != 0.0)
+
+
+def _cudnn_shapes_after_2_13(c: Call, rules: Rules, d_qk: int, d_v: int) -> bool:
+    """What later versions ask for besides. Source: `check_cudnn_d256_bprop_head_dim`, main of 2026, cuDNN from 9.23."""
+    if max(c.query.shape[:2]) > 65535:
+        return False
+    if not c.needs_grad or rules.capability[0] not in (9, 10):
+        return True
+    return (d_qk <= 128 and d_v <= 128) or (d_qk, d_v) in ((192, 128), (256, 256))

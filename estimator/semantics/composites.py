@@ -19,7 +19,7 @@ _aten = torch.ops.aten
 def install(overlay: Overlay) -> None:
     """Lay CUDA's variants over the trace."""
     overlay.composite("dropout", _dropout)
-    overlay.composite("linear", _linear)
+    overlay.composite("linear", linear)
     overlay.composite("softmax.int", _softmax(_aten._softmax.default))
     overlay.composite("log_softmax.int", _softmax(_aten._log_softmax.default))
 
@@ -34,7 +34,7 @@ def _dropout(x: Tensor, p: float, train: bool) -> Tensor:
     return composite_of(_aten.dropout.default)(x, p, train)  # type: ignore[no-any-return]
 
 
-def _linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """Apply weight and bias: where the input does not fold into a matrix, the bias is added in place.
 
     Source: `linear` in aten/src/ATen/native/Linear.cpp, 2.13; measured against the 2.11 CUDA build.

@@ -14,7 +14,7 @@ import torch
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 
 from estimator.device import Target
-from estimator.semantics import cpu_norms, cpu_rnn, inplace, overlay
+from estimator.semantics import composites, cpu_norms, cpu_rnn, inplace, overlay
 from estimator.semantics.overlay import HOST, Overlay
 
 
@@ -38,6 +38,7 @@ def cpu_semantics(target: Target) -> Iterator[CpuOverlay]:
         FakeTensorMode.cache_clear()
         for module in (overlay, inplace):
             laid.patch(module, "on_device", _is_traced)
+        laid.composite("linear", composites.linear)
         cpu_norms.install(laid)
         cpu_rnn.install(laid)
         inplace.install(laid)

@@ -7,7 +7,6 @@ ATen/native/ReduceOps.cpp, torch 2.13.
 
 from __future__ import annotations
 
-
 from estimator.device import Target
 from estimator.graph import Op, TensorSpec
 from estimator.scratch.arguments import argument

@@ -13,7 +13,13 @@ from estimator.device import Target
 from estimator.graph import Op, TensorSpec
 from estimator.scratch.cpu.call import Call
 from estimator.scratch.cpu.onednn import (
-    QUERY_ARGUMENT, QUERY_SCRATCHPAD, QUERY_WORKSPACE, Layout, OneDnn, interface, on_threads,
+    QUERY_ARGUMENT,
+    QUERY_SCRATCHPAD,
+    QUERY_WORKSPACE,
+    Layout,
+    OneDnn,
+    interface,
+    on_threads,
 )  # fmt: skip
 from estimator.scratch.cpu.threads import thread_count
 from estimator.scratch.registry import Scratch, rule
