@@ -103,7 +103,7 @@ class TestTorchvision:
             ("mobilenet_v3_small", 32),
             ("googlenet", 64),
             ("lraspp_mobilenet_v3_large", 64),
-            pytest.param("ssdlite320_mobilenet_v3_large", 64, marks=pytest.mark.slow),
+            pytest.param("ssdlite320_mobilenet_v3_large", 320, marks=pytest.mark.slow),
         ],
     )
     def test_families_take_a_step(self, name: str, size: int) -> None:
