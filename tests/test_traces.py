@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 from typing import Any
 
 import pytest
@@ -146,3 +147,13 @@ def test_a_larger_batch_of_another_program_vouches_for_nothing() -> None:
     found = answers(loss, plan)
     assert found[1].confirmed_at == found[1].max_batch_size
     assert found[2].confirmed_at == found[1].max_batch_size
+
+
+def _largest(memory: str) -> int:
+    return estimator.estimate(job(lambda: torch.nn.Linear(WIDTH, WIDTH)), "l4", memory=memory).max_batch_size
+
+
+def test_a_worker_of_a_pool_which_may_have_no_children_traces_in_itself() -> None:
+    context = multiprocessing.get_context("spawn")
+    with context.Pool(1) as pool:
+        assert pool.map(_largest, ["1GiB"]) == [_largest("1GiB")]

@@ -116,7 +116,7 @@ def check_extras(plots: str | None) -> None:
     Raises:
         UsageError: with the line that installs it.
     """
-    from estimator.plan.engines import needed
+    from estimator.plan.failures import needed
 
     needed("jinja2", "plan", "the report")
     if plots is not None:

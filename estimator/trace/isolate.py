@@ -22,7 +22,12 @@ _DIED_HINT = "an op aborts on tensors without data; run with isolate=False (--no
 
 
 def can_isolate() -> bool:
-    """Whether this system can fork, which lets a child see the caller's functions without pickling them."""
+    """Whether this process can fork, which lets a child see the caller's functions without pickling them.
+
+    Some systems cannot; nor may a daemonic process (a worker of `multiprocessing.Pool` or of Dask).
+    """
+    if multiprocessing.current_process().daemon:
+        return False
     return "fork" in multiprocessing.get_all_start_methods() and sys.platform != "darwin"
 
 
