@@ -53,6 +53,39 @@ class Interval(BaseModel):
     high_bytes: int
 
 
+class HostLine(BaseModel):
+    """One line of the host's memory: what takes it, how much, and where the figure comes from."""
+
+    model_config = ConfigDict(frozen=True)
+
+    name: str
+    size_bytes: int
+    confidence: Confidence = "modelled"
+    source: str = ""
+    when: Literal["always", "start", "save"] = "always"
+    """In the whole run, only while the model is built, or only while a checkpoint is saved."""
+
+
+class HostRam(BaseModel):
+    """What a job takes of the machine's RAM, its data loading included: an upper bound, line by line."""
+
+    model_config = ConfigDict(frozen=True)
+
+    batch_size: int
+    lines: tuple[HostLine, ...]
+    not_counted: tuple[str, ...] = ()
+    """What takes RAM too and cannot be known from here."""
+
+    @property
+    def total_bytes(self) -> int:
+        """The most that is taken at once: what is always there and the larger of building and saving."""
+        by_when = {when: sum(line.size_bytes for line in self.lines if line.when == when) for when in _WHEN}
+        return by_when["always"] + max(by_when["start"], by_when["save"])
+
+
+_WHEN = ("always", "start", "save")
+
+
 class CategoryLine(BaseModel):
     """One line of the memory table."""
 

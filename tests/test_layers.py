@@ -23,7 +23,7 @@ FLOORS = (
     ("result",),
     ("evaluate", "solve", "counts", "traces"),
     ("assemble", "fxgraph", "devices"),
-    ("pipeline",),
+    ("pipeline", "host"),
     ("report", "sources"),
     ("check", "plan"),
     ("commands", "integrations"),

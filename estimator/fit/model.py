@@ -57,6 +57,9 @@ class MemoryModel:
             curve_through(self.calibration_sizes, values) for values in zip(*births, strict=False)
         ]
         self._extend_curves(first, len(births[0]))
+        batches = [g.facts.get("host_batch_bytes", ()) for g in graphs]
+        self.host_batch = tuple(curve_through(self.calibration_sizes, sizes) for sizes in zip(*batches, strict=False))
+        """Bytes of each tensor of a batch as the host makes it."""
         self.ops, self.graph = first.ops, first
         self.repeats, self.repeat_problem = repeated(first, total_steps)
         self.categories = _categories(first)

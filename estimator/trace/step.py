@@ -46,6 +46,8 @@ class StepRunner:
         self.scaler = torch.amp.GradScaler(device_type) if job.grad_scaler else None
         self._batch: Any = None
         self._loss: Any = None
+        self._host_bytes: list[int] = []
+        """Of the last batch, tensor by tensor, as the user's function made it."""
 
     # ------------------------------------------------------------ data
 
@@ -55,6 +57,7 @@ class StepRunner:
         Where the host is the target, what making it allocates is part of the program.
         """
         recorder = self.recorder
+        self._host_bytes = recorder.graph.facts["host_batch_bytes"] = []
         recorder.recording, recorder.values.random_is_known = recorder.whole_host, True
         try:
             with contextlib.ExitStack() as stack:
@@ -82,6 +85,7 @@ class StepRunner:
             recorder.recording, recorder.values.random_is_known = True, False
 
     def _as_host(self, t: Tensor) -> Tensor:
+        self._host_bytes.append(t.numel() * t.element_size())
         if type(t) is Tensor or isinstance(t, nn.Parameter):
             real = t.detach()
             t = self.mode.from_tensor(real.to("meta") if real.device.type != "cpu" else real, static_shapes=True)
