@@ -107,6 +107,8 @@ class _Run:
         self.real_run = False
         self.confirmed_at: int | None = None
         self.warnings: list[Warning] = [Warning(code="job", message=note) for note in job.notes]
+        if "kind" in target.device.sources:
+            self._warn("no-gpu", target.device.sources["kind"])
 
     def use_real_run(self, error: CannotPredictError) -> None:
         """Trace from now on with values read in a tiny real run on this machine's CPU, and say so in the answer."""

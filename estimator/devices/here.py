@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import platform
 import re
+import shutil
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -86,7 +87,7 @@ def this_device(index: int | None = None, extra: Path | None = None) -> DevicePr
     """
     gpus = gpus_here(extra)
     if index is None:
-        return gpus[0] if gpus else cpu_here()
+        return gpus[0] if gpus else _cpu_for_want_of_a_gpu(os.environ)
     if not 0 <= index < len(gpus):
         variable = os.environ.get("CUDA_VISIBLE_DEVICES")
         raise DeviceError(
@@ -96,6 +97,18 @@ def this_device(index: int | None = None, extra: Path | None = None) -> DevicePr
             hint="name a card of the catalogue to plan for another machine",
         )  # fmt: skip
     return gpus[index]
+
+
+def _cpu_for_want_of_a_gpu(environ: Mapping[str, str]) -> DeviceProfile:
+    """The CPU, whose source of `kind` says why it is no GPU and what to do for one."""
+    hidden = environ.get("CUDA_VISIBLE_DEVICES")
+    why = "no NVIDIA driver answers on this machine"
+    if hidden is not None:
+        why = f"no GPU is visible (CUDA_VISIBLE_DEVICES={hidden})"
+    cluster = ", or ask `batch-estimator slurm` what this cluster has" if shutil.which("sinfo") else ""
+    cpu = cpu_here()
+    told = f"{why}: this is for its CPU; name the GPU of another machine with --device{cluster}"
+    return cpu.model_copy(update={"sources": cpu.sources | {"kind": told}})
 
 
 def describe_card(card: Card, parent: Card, position: int, profiles: Mapping[str, DeviceProfile]) -> DeviceProfile:

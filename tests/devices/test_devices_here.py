@@ -144,7 +144,9 @@ def test_the_first_visible_gpu_or_the_one_asked_for(driver: FakeDriver, monkeypa
 def test_hidden_cards_leave_the_cpu(driver: FakeDriver, monkeypatch: pytest.MonkeyPatch) -> None:
     driver.cards = [FakeCard()]
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
-    assert this_device().kind == "cpu"
+    device = this_device()
+    assert device.kind == "cpu"
+    assert device.sources["kind"].startswith("no GPU is visible (CUDA_VISIBLE_DEVICES=)")
     with pytest.raises(DeviceError, match="no such GPU"):
         this_device(0)
 
@@ -156,7 +158,18 @@ def test_no_driver_means_the_cpu_and_no_noise(driver: FakeDriver) -> None:
         assert gpus_here() == []
         device = this_device()
     assert (device.kind, device.context_bytes) == ("cpu", 200 * MIB)
+    assert device.sources["kind"].startswith("no NVIDIA driver answers on this machine: ")
+    assert "--device" in device.sources["kind"]
     assert driver.shutdowns == 0
+
+
+@pytest.mark.parametrize("installed", [True, False])
+def test_where_slurm_is_the_way_to_the_gpus_is_named(
+    driver: FakeDriver, monkeypatch: pytest.MonkeyPatch, installed: bool
+) -> None:
+    driver.init_error = pynvml.NVML_ERROR_LIBRARY_NOT_FOUND
+    monkeypatch.setattr(here.shutil, "which", lambda name: f"/usr/bin/{name}" if installed else None)
+    assert ("batch-estimator slurm" in this_device().sources["kind"]) is installed
 
 
 def test_a_driver_that_is_not_loaded_is_said(driver: FakeDriver) -> None:
