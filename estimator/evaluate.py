@@ -89,7 +89,7 @@ class Evaluator:
         free = self.unlimited(n, key)
         if free.peak_reserved_bytes <= limit:
             return True
-        if free.peak_requested_bytes > limit:
+        if free.peak_requested_bytes > limit and _needed_bytes(self._ledger(n, key)) > limit:
             return False
         cached = (n, key, limit)
         if cached not in self._limited:
@@ -202,6 +202,19 @@ class Evaluator:
                 out.append(kept)
                 kept = None
         return tuple(out + ([kept] if kept is not None else []))
+
+
+def _needed_bytes(ledger: Ledger) -> int:
+    """Peak of the requested bytes that the program cannot do without: all but allocations whose failure it survives."""
+    live = peak = 0
+    left_out: set[int] = set()
+    for index, event in enumerate(ledger.events):
+        if event.is_alloc and index in ledger.may_fail:
+            left_out.add(event.block)
+        elif event.block not in left_out:
+            live += event.size_bytes if event.is_alloc else -event.size_bytes
+            peak = max(peak, live)
+    return peak
 
 
 def _live_at(ledger: Ledger, index: int) -> dict[Category, int]:

@@ -7,13 +7,15 @@ from dataclasses import dataclass, field
 
 MOST = 1 << 24
 """Batch size at which the search ends: memory does not limit the job."""
+NEIGHBOURS_BELOW = 4
+"""Batch sizes below the answer that must fit too."""
 NEIGHBOURS = 2
 """Batch sizes beyond the first failing one that are looked at, as fragmentation is not monotone in the batch."""
 
 
 @dataclass(slots=True)
 class Solution:
-    """`largest` fits, `largest + 1` does not (unless `unlimited`); `beyond` are larger ones that would fit again."""
+    """`largest` and its neighbours below fit, `largest + 1` does not (unless `unlimited`); `beyond` are larger ones that would fit again."""
 
     largest: int
     tried: dict[int, bool] = field(default_factory=dict)
@@ -27,7 +29,8 @@ def largest_batch(
     """Find the largest batch size that fits and whose successor does not.
 
     `need_bytes` is about linear in the batch size (the reserved peak without a limit) and steers the search;
-    `fits` decides. A size that fits above one that fails is no answer: it hangs on luck in the order of blocks.
+    `fits` decides. A size that fits above one that fails is no answer: it hangs on luck in the order of blocks, and who
+    then takes a few samples less runs out. So the `NEIGHBOURS_BELOW` sizes below the answer fit too.
     """
     tried: dict[int, bool] = {}
 
@@ -54,15 +57,24 @@ def largest_batch(
         middle = (low + high) // 2
         low, high = (middle, high) if check(middle) else (low, middle)
     beyond = tuple(n for n in range(high + 1, high + 1 + NEIGHBOURS) if check(n))
-    while low > 1 and not check(low - 1):  # a lone success between failures is luck too
-        low = _last_fitting_below(check, low - 1)
-    return Solution(low, tried, beyond)
+    largest = _with_neighbours_below(check, low)
+    if largest < low:
+        beyond = (low, *beyond)
+    return Solution(largest, tried, beyond)
 
 
-def _last_fitting_below(check: Callable[[int], bool], n: int) -> int:
-    while n > 0 and not check(n):
+def _with_neighbours_below(check: Callable[[int], bool], low: int) -> int:
+    """The first size from `low` downwards that fits together with its neighbours below."""
+    n, run = low, 0
+    while n > 0:
+        if check(n):
+            run += 1
+            if run > NEIGHBOURS_BELOW:
+                return low
+        else:
+            low, run = n - 1, 0
         n -= 1
-    return n
+    return low
 
 
 def _guess(need_bytes: Callable[[int], int], limit_bytes: int, start: int) -> int:

@@ -30,6 +30,13 @@ def test_a_size_that_fits_above_one_that_fails_is_no_answer_but_is_told() -> Non
     assert found.beyond == (101,)
 
 
+def test_sizes_that_fit_above_a_failing_one_are_no_answer_though_they_are_a_few() -> None:
+    # 99 is the last before the first failure; 102 and 103 fit again. The search may land on either edge.
+    found = largest_batch(lambda n: n <= 99 or n in (102, 103), lambda n: 1000 * n // 103, 1000, 4)
+    assert found.largest == 99
+    assert 103 in found.beyond
+
+
 def test_what_does_not_grow_is_unlimited() -> None:
     assert largest_batch(lambda n: True, lambda n: 5, 1000, 4).unlimited
 
