@@ -1,208 +1,185 @@
-"""The host's memory of a job: what its processes, its data loading and its checkpoints take of the machine's RAM."""
+"""Memory of the host that a training process takes: what a batch system's `--mem` must hold.
+
+Two moments count. While a checkpoint is loaded there are the model's copy on the host and the state dict; while it
+trains there are the batches that the workers have ready, and their pinned copies. The process itself is there at both.
+What a dataset keeps in memory is not known here, and not counted.
+"""
 
 from __future__ import annotations
 
-import sys
-from typing import Annotated, Any, Literal
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, get_args
 
-from pydantic import BaseModel, ConfigDict, Field
+from estimator.errors import ConfigError
+from estimator.ledger import Category
+from estimator.units import KIB, MIB, round_up
 
-from estimator.result import Estimate, HostLine, HostRam
-from estimator.units import MIB
+if TYPE_CHECKING:
+    from estimator.job import TrainingJob
+    from estimator.result import Estimate
 
-Saving = Literal["torch.save", "safetensors"]
+StateLoad = Literal["none", "weights", "checkpoint"]
+STATE_LOADS: tuple[str, ...] = get_args(StateLoad)
 
-FORKED_WORKER_BYTES = 11 * MIB
-"""What a forked DataLoader worker does not share with its parent.
+CUDA_PROCESS_LOW_BYTES = 438_632 * KIB
+"""Resident memory of a Python process that has torch and a CUDA context, kernels loaded as they are used.
 
-Source: measured: private dirty pages of two workers after 200 batches of 8 (smaps_rollup, Linux, Python 3.11, torch
-2.13.0 CPU): 10 to 11 MiB. `Bound:` low by what the dataset's own Python objects take, as reading them copies them.
-"""
-DEFAULT_PREFETCH = 2
-"""Source: torch/utils/data/dataloader.py, DataLoader.__init__, 2.13: prefetch_factor of a loader with workers."""
-PINNED_BEYOND_FLIGHT = 2
-"""Pinned batches besides those in flight: the one the loop holds, and one whose copy to the device has not ended.
+Source: pytorch/pytorch issue 113326: maximum resident set of `torch.tensor(0, device="cuda")`, RTX 3090, 2023."""
+CUDA_PROCESS_HIGH_BYTES = 22713 * MIB // 10
+"""Source: pytorch/pytorch issue 106511: 2271.3 MiB once CUDA is used, 2023; issue 113326 has 2,056,600 kB and issue
+12873 1,904,088 kB for kernels loaded all at once. Bound: libraries beyond torch come on top."""
+WORKER_LOW_BYTES = 12 * MIB
+"""Memory of its own that a forked DataLoader worker has.
 
-Source: torch/utils/data/dataloader.py, _MultiProcessingDataLoaderIter._process_data (a task is handed out before a
-batch is), and ATen/core/CachingHostAllocator.h (a block is free once its event is), 2.13.
-"""
+Source: measured: Private_Dirty of /proc/PID/smaps_rollup after 200 batches: 11.5 to 11.7 MiB, torch 2.13, Python 3.11.
+Bound: pages of the parent that a worker writes to (reference counts of a large list) come on top."""
+WORKER_HIGH_BYTES = 150 * MIB
+"""The same of a worker that imports torch itself (`spawn`; `forkserver`, the default from Python 3.14).
+
+Source: measured: as above with multiprocessing_context="spawn": 146.4 MiB."""
 
 
-class Loader(BaseModel):
-    """How a DataLoader loads: its workers, how far each reads ahead, and pinned memory."""
+@dataclass(frozen=True, slots=True)
+class Loading:
+    """How batches come to the device, by the names of `torch.utils.data.DataLoader`, and what is loaded at the start.
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    Raises:
+        ConfigError: a count below 0, or an unknown `state_load`.
+    """
 
-    workers: Annotated[int, Field(ge=0)] = 0
-    prefetch_factor: Annotated[int, Field(ge=1)] = DEFAULT_PREFETCH
+    workers: int = 0
+    prefetch_factor: int = 2
+    """Batches a worker keeps ready. Source: torch/utils/data/dataloader.py: 2 unless told otherwise."""
     pin_memory: bool = False
-    start: Literal["fork", "spawn"] = "fork"
-    """How a worker begins: `fork` shares the parent's pages, `spawn` (and forkserver) imports everything again."""
+    state_load: StateLoad = "checkpoint"
+    """What lies on the host while the job starts or is resumed: nothing, parameters and buffers, or those and the
+    optimizer's state (`torch.load(..., map_location="cpu")`)."""
+
+    def __post_init__(self) -> None:
+        for name in ("workers", "prefetch_factor"):
+            if getattr(self, name) < 0:
+                raise ConfigError("a count is negative", got=f"{name}={getattr(self, name)}", allowed="0 or more")
+        if self.state_load not in STATE_LOADS:
+            raise ConfigError(
+                "not a way to load state", got=repr(self.state_load), allowed=", ".join(STATE_LOADS), where="state_load"
+            )
+
+    def over(self, job: TrainingJob) -> Loading:
+        """The same with what the job's own `DataLoader` says, where its batch is one."""
+        loader: Any = job.batch
+        if not all(hasattr(loader, name) for name in ("num_workers", "prefetch_factor", "pin_memory")):
+            return self
+        return Loading(
+            workers=loader.num_workers,
+            prefetch_factor=loader.prefetch_factor or 2,
+            pin_memory=bool(loader.pin_memory),
+            state_load=self.state_load,
+        )
+
+
+class HostLine(NamedTuple):
+    """One thing on the host, with the least and the most it may take."""
+
+    name: str
+    low_bytes: int
+    high_bytes: int
+    note: str
+
+
+@dataclass(frozen=True, slots=True)
+class HostMemory:
+    """Memory of the host at one batch size: what is there always, while loading, and while training."""
+
+    batch_size: int
+    process: tuple[HostLine, ...]
+    load: tuple[HostLine, ...]
+    train: tuple[HostLine, ...]
 
     @property
-    def in_flight(self) -> int:
-        """Batches that workers have made or are making.
+    def low_bytes(self) -> int:
+        """The least it may take."""
+        return _sum(self.process, 1) + max(_sum(self.load, 1), _sum(self.train, 1))
 
-        Source: torch/utils/data/dataloader.py, _MultiProcessingDataLoaderIter._try_put_index, 2.13.
+    @property
+    def high_bytes(self) -> int:
+        """The most it may take, of what is counted: what to ask a batch system for."""
+        return _sum(self.process, 2) + max(_sum(self.load, 2), _sum(self.train, 2))
+
+    @property
+    def request_mib(self) -> int:
+        """`high_bytes` in whole MiB, as `--mem` takes it.
+
+        Source: sbatch(1), --mem: without a suffix megabytes, which Slurm counts as 1024 x 1024 bytes.
         """
-        return self.workers * self.prefetch_factor
+        return round_up(self.high_bytes, MIB) // MIB
 
 
-def loader_of(data: Any) -> Loader | None:
-    """The settings of a `DataLoader`; None for data of another kind."""
-    torch_data = sys.modules.get("torch.utils.data")
-    if torch_data is None or not isinstance(data, torch_data.DataLoader):
-        return None
-    context = data.multiprocessing_context
-    method = context if isinstance(context, str) else context.get_start_method() if context is not None else None
-    return Loader(
-        workers=data.num_workers,
-        prefetch_factor=data.prefetch_factor or DEFAULT_PREFETCH,
-        pin_memory=bool(data.pin_memory),
-        start="fork" if (method or _default_start()) == "fork" else "spawn",
-    )
-
-
-def _default_start() -> str:
-    import multiprocessing
-
-    return multiprocessing.get_start_method(allow_none=True) or multiprocessing.get_all_start_methods()[0]
-
-
-def host_ram(
-    estimate: Estimate,
-    batch_size: int | None = None,
-    *,
-    loader: Loader | None = None,
-    saving: Saving | None = None,
-    saved_bytes: int | None = None,
-    copied_to_host: bool = False,
-    baseline_bytes: int | None = None,
-) -> HostRam:
-    """Say what one process of a job and its DataLoader workers take of the host's RAM, as an upper bound.
+def host_memory(answer: Estimate, batch_size: int, loading: Loading, *, on_host: bool = False) -> HostMemory:
+    """Work out the host's memory of a job at a batch size.
 
     Args:
-        estimate: of the job, made here (one read from JSON does not know its batches).
-        batch_size: samples of a batch; the estimate's largest by default.
-        loader: how batches are loaded; by default in the process itself, without pinned memory.
-        saving: how checkpoints are written, None where none are.
-        saved_bytes: of a checkpoint; parameters and buffers by default.
-        copied_to_host: the state is copied to the host before it is written.
-        baseline_bytes: of a Python process that has imported torch; measured here by default.
+        answer: of the job on its device. On a CPU its memory is the host's.
+        batch_size: samples of one batch.
+        loading: how batches and state come.
+        on_host: the model is built on the host and then moved (`TrainingJob.build`).
     """
-    loader = loader or Loader()
-    n = estimate.best.batch_size if batch_size is None else batch_size
-    if baseline_bytes is None:
-        from estimator.devices.memory import baseline_rss_bytes
-
-        baseline_bytes = baseline_rss_bytes()
-    tensors = [curve.at(n) for curve in estimate.model.host_batch]
-    lines = [*_process(estimate, n, baseline_bytes), *_loading(loader, tensors, baseline_bytes)]
-    if saving is not None or copied_to_host:
-        lines += _saving(estimate, saving, saved_bytes, copied_to_host)
-    left_out = ["what the dataset itself keeps in memory (of forked workers: copied as it is read)"]
-    if estimate.device.kind == "cuda":
-        left_out.append("what the CUDA driver and libraries keep on the host")
-    if saving is not None:
-        left_out.append("the page cache of the file that is written, which the kernel gives back under pressure")
-    return HostRam(
-        batch_size=n, lines=tuple(line for line in lines if line.size_bytes > 0), not_counted=tuple(left_out)
-    )
-
-
-def _process(estimate: Estimate, n: int, baseline_bytes: int) -> list[HostLine]:
-    if estimate.device.kind == "cpu":
-        at = estimate.at(n)
-        return [
-            HostLine(name="training process", size_bytes=at.device_bytes, source="the estimate: peak RSS on the CPU")
-        ]
-    lines = [
-        HostLine(
-            name="training process",
-            size_bytes=baseline_bytes,
-            source="measured here: RSS of a Python process that has imported torch",
-        )
-    ]
-    if estimate.settings.get("build") == "host":
-        size = estimate.counts.parameter_bytes + estimate.counts.buffer_bytes
-        lines.append(
-            HostLine(
-                name="model before it is moved", size_bytes=size, confidence="exact", when="start",
-                source="parameters and buffers, counted in the trace",
-            )
-        )  # fmt: skip
-    return lines
+    of_batch = batch_tensors(answer, batch_size)
+    counts = answer.counts
+    weights = counts.parameter_bytes + counts.buffer_bytes
+    load = []
+    if answer.device.kind == "cpu":
+        now = answer.at(batch_size)
+        base = answer.device.context_bytes
+        process = [HostLine("interpreter and torch", base, base, answer.device.sources.get("context_bytes", ""))]
+        peak = now.device_interval
+        train = [HostLine("the step", peak.low_bytes - base, peak.high_bytes - base, "predicted on the CPU")]
+        load.append(HostLine("model", weights, weights, "parameters and buffers"))
+    else:
+        note = "resident memory of a process with a CUDA context, as published (estimator/host.py)"
+        process = [HostLine("Python, torch and CUDA", CUDA_PROCESS_LOW_BYTES, CUDA_PROCESS_HIGH_BYTES, note)]
+        train = []
+        if on_host:
+            load.append(HostLine("model", weights, weights, "built on the host and then moved"))
+    if loading.state_load != "none":
+        optimizer = counts.optimizer_state_bytes if loading.state_load == "checkpoint" else 0
+        what = "parameters, buffers and optimizer state" if optimizer else "parameters and buffers"
+        load.append(HostLine("state dict", weights + optimizer, weights + optimizer, f"{what}, loaded to the host"))
+    train += _batches(of_batch, loading, pins=loading.pin_memory and answer.device.kind == "cuda")
+    return HostMemory(batch_size, tuple(process), tuple(load), tuple(train))
 
 
-def _loading(loader: Loader, tensors: list[int], baseline_bytes: int) -> list[HostLine]:
-    batch = sum(tensors)
-    lines = [
-        HostLine(name="batch being made", size_bytes=batch, confidence="exact", source="tensors of one batch, as the host makes them")
-    ] if not loader.workers else [
-        HostLine(
-            name="workers",
-            size_bytes=loader.workers * (FORKED_WORKER_BYTES if loader.start == "fork" else baseline_bytes),
-            confidence="assumed",
-            source=f"{loader.workers} processes, each "
-            + ("11 MiB of its own (measured, torch 2.13 on Linux)" if loader.start == "fork" else "with its own torch"),
-        ),
-        HostLine(
-            name="samples in workers", size_bytes=loader.workers * batch,
-            source=f"{loader.workers} workers, each with the samples of one batch before they are collated",
-        ),
-        HostLine(
-            name="batches in flight", size_bytes=loader.in_flight * batch,
-            source=f"shared memory: {loader.workers} workers x prefetch_factor {loader.prefetch_factor} x {batch:,} bytes",
-        ),
-    ]  # fmt: skip
-    if loader.pin_memory:
-        count = loader.in_flight + PINNED_BEYOND_FLIGHT
-        rounded = sum(_power_of_two(size) for size in tensors)
-        lines.append(
-            HostLine(
-                name="pinned memory", size_bytes=count * rounded,
-                source=f"{count} batches, each tensor rounded up to a power of two, which "
-                "ATen/core/CachingHostAllocator.h does and keeps",
-            )
-        )  # fmt: skip
-    return lines
+def batch_tensors(answer: Estimate, batch_size: int) -> list[int]:
+    """Bytes of each tensor of one batch."""
+    ledger = answer.ledger(batch_size)
+    begins = [start for name, start in ledger.phases if name.endswith(".batch")]
+    last = ledger.events[begins[-1] if begins else 0 :]
+    return [e.size_bytes for e in last if e.is_alloc and e.category is Category.INPUT]
 
 
-def _power_of_two(size: int) -> int:
-    return 1 << max(0, size - 1).bit_length() if size else 0
+def _batches(tensors: Iterable[int], loading: Loading, pins: bool) -> Iterable[HostLine]:
+    """The batches that are ready or being made.
+
+    Source: torch/utils/data/dataloader.py, _MultiProcessingDataLoaderIter (2.13): prefetch_factor x num_workers tasks
+    are outstanding until their batch is handed out, in shared memory or, with a pinning thread, in its queue;
+    default_collate has the samples and the batch at once. ATen/core/CachingHostAllocator.h, allocate (2.13): a pinned
+    block is a power of two and is kept when freed.
+    """
+    sizes = list(tensors)
+    batch = sum(sizes)
+    pinned = sum(1 << max(0, size - 1).bit_length() for size in sizes if size)
+    ready = loading.workers * loading.prefetch_factor
+    at_once = max(1, loading.workers)
+    if loading.workers:
+        low, high = loading.workers * WORKER_LOW_BYTES, loading.workers * WORKER_HIGH_BYTES
+        yield HostLine("workers", low, high, f"{loading.workers} processes: forked, or with a torch of their own")
+        note = f"{loading.workers} workers x {loading.prefetch_factor} batches of {batch} bytes"
+        yield HostLine("batches ready", 0, ready * batch, note)
+    yield HostLine("batches being made", batch, 2 * at_once * batch, "samples, and the batch made of them")
+    if pins:
+        note = "pinned copies in powers of two, never given back: of the batch in use and of those that wait"
+        yield HostLine("pinned batches", 2 * pinned, (max(1, ready) + 1) * pinned, note)
 
 
-def _saving(estimate: Estimate, saving: Saving | None, saved_bytes: int | None, copied: bool) -> list[HostLine]:
-    whole = estimate.counts.parameter_bytes + estimate.counts.buffer_bytes if saved_bytes is None else saved_bytes
-    lines = []
-    if copied:
-        lines.append(
-            HostLine(
-                name="copy of the state", size_bytes=whole, confidence="exact", when="save",
-                source="every tensor of the checkpoint, copied to the host",
-            )
-        )  # fmt: skip
-    elif saving == "safetensors":
-        lines.append(
-            HostLine(
-                name="tensors being saved", size_bytes=whole, when="save",
-                source="safetensors/torch.py, _flatten_as_ptr, 0.8: every tensor is on the host before the first is "
-                "written",
-            )
-        )  # fmt: skip
-    elif saving == "torch.save" and estimate.device.kind == "cuda":
-        lines.append(
-            HostLine(
-                name="tensor being saved", size_bytes=_largest_storage(estimate), when="save",
-                source="torch/serialization.py, _save, 2.13: one storage is on the host at a time; this is the largest",
-            )
-        )  # fmt: skip
-    return lines
-
-
-def _largest_storage(estimate: Estimate) -> int:
-    from estimator.ledger import Category
-
-    model = estimate.model
-    kept = (Category.PARAMETER, Category.BUFFER, Category.OPTIMIZER_STATE)
-    return max((c.at(1) for s, c in enumerate(model.curves) if model.categories[s] in kept), default=0)
+def _sum(lines: Iterable[HostLine], place: Literal[1, 2]) -> int:
+    return sum(line[place] for line in lines)

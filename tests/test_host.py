@@ -1,72 +1,130 @@
-"""The host's memory, line by line."""
+"""Memory of the host: what `--mem` must hold."""
 
 from __future__ import annotations
 
-from types import SimpleNamespace
-from typing import Any
+import time
+from pathlib import Path
 
 import pytest
+import torch
+from torch.utils.data import DataLoader, TensorDataset
 
-from estimator.fit.lines import Curve
-from estimator.host import FORKED_WORKER_BYTES, Loader, host_ram, loader_of
-from estimator.result import HostRam
-from tests.made_up import made_up_estimate
+import estimator
+from estimator.errors import ConfigError
+from estimator.host import (
+    CUDA_PROCESS_HIGH_BYTES,
+    CUDA_PROCESS_LOW_BYTES,
+    WORKER_HIGH_BYTES,
+    WORKER_LOW_BYTES,
+    HostMemory,
+    Loading,
+    batch_tensors,
+    host_memory,
+)
 
-
-def made(**more: Any) -> HostRam:
-    """Of a job whose sample is a float image of 600 bytes and a label of 8."""
-    answer = made_up_estimate()
-    answer._model = SimpleNamespace(host_batch=(Curve(0, 600), Curve(0, 8)), curves=(), categories=())
-    return host_ram(answer, 10, baseline_bytes=1000, **more)
-
-
-def sizes(ram: HostRam) -> dict[str, int]:
-    return {line.name: line.size_bytes for line in ram.lines}
-
-
-@pytest.mark.pure
-def test_a_job_that_loads_its_own_data_holds_one_batch() -> None:
-    # 10 samples x (600 + 8)
-    assert sizes(made()) == {"training process": 1000, "batch being made": 6080}
+pytestmark = pytest.mark.torch
 
 
-@pytest.mark.pure
-def test_workers_hold_samples_and_what_they_read_ahead() -> None:
-    ram = made(loader=Loader(workers=3, prefetch_factor=4))
-    # 3 x 6080 of samples, 3 x 4 batches of 6080 in shared memory
-    assert sizes(ram) == {
-        "training process": 1000,
-        "workers": 3 * FORKED_WORKER_BYTES,
-        "samples in workers": 18_240,
-        "batches in flight": 72_960,
-    }
-    assert ram.total_bytes == sum(sizes(ram).values())
+def job(**more: object) -> estimator.TrainingJob:
+    fields: dict[str, object] = dict(
+        model=lambda: torch.nn.Linear(100, 10),
+        batch=lambda n: (torch.randn(n, 100), torch.randint(0, 10, (n,))),
+        loss=lambda model, batch: torch.nn.functional.cross_entropy(model(batch[0]), batch[1]),
+        optimizer="adam",
+    )
+    return estimator.TrainingJob(**(fields | more))
 
 
-@pytest.mark.pure
-def test_pinned_tensors_are_rounded_to_powers_of_two() -> None:
-    # 6000 -> 8192 and 80 -> 128; 1 x 2 batches in flight and two more
-    assert sizes(made(loader=Loader(workers=1, pin_memory=True)))["pinned memory"] == 4 * (8192 + 128)
+@pytest.fixture(scope="module")
+def answer() -> estimator.Estimate:
+    return estimator.estimate(job(), device="a100-80gb", cross_check=False)
 
 
-@pytest.mark.pure
-def test_a_spawned_worker_has_a_torch_of_its_own() -> None:
-    assert sizes(made(loader=Loader(workers=2, start="spawn")))["workers"] == 2000
+@pytest.fixture(scope="module")
+def on_cpu() -> estimator.Estimate:
+    cpu = estimator.DeviceProfile(name="cpu", kind="cpu", total_bytes=1 << 32, context_bytes=200 << 20)
+    return estimator.estimate(job(), device=cpu, cross_check=False)
 
 
-@pytest.mark.pure
-def test_safetensors_holds_the_whole_checkpoint() -> None:
-    ram = made(saving="safetensors", saved_bytes=5000)
-    assert sizes(ram)["tensors being saved"] == 5000
-    assert ram.total_bytes == 1000 + 6080 + 5000
+def lines(memory: HostMemory) -> dict[str, tuple[int, int]]:
+    return {line.name: line[1:3] for line in (*memory.process, *memory.load, *memory.train)}
 
 
-@pytest.mark.torch
-def test_a_loader_tells_its_settings() -> None:
-    from torch.utils.data import DataLoader
+def test_the_tensors_of_a_batch(answer: estimator.Estimate) -> None:
+    # 32 rows of 100 floats; 32 classes of 8 bytes
+    assert batch_tensors(answer, 32) == [32 * 100 * 4, 32 * 8]
 
-    loader: Any = DataLoader(
-        [1, 2, 3], num_workers=2, prefetch_factor=5, pin_memory=True, multiprocessing_context="spawn"
-    )  # type: ignore[arg-type]
-    assert loader_of(loader) == Loader(workers=2, prefetch_factor=5, pin_memory=True, start="spawn")
-    assert loader_of([1, 2, 3]) is None
+
+def test_workers_times_prefetch_times_batch(answer: estimator.Estimate) -> None:
+    batch = 32 * 100 * 4 + 32 * 8
+    found = lines(host_memory(answer, 32, Loading(workers=4, prefetch_factor=3, pin_memory=True)))
+    assert found["workers"] == (4 * WORKER_LOW_BYTES, 4 * WORKER_HIGH_BYTES)
+    assert found["batches ready"] == (0, 12 * batch)
+    assert found["batches being made"] == (batch, 2 * 4 * batch)
+    # 12800 -> 16384, 256 -> 256; one in use and twelve that wait
+    assert found["pinned batches"] == (2 * (16384 + 256), 13 * (16384 + 256))
+
+
+def test_the_larger_of_loading_and_training_counts_with_the_process(answer: estimator.Estimate) -> None:
+    memory = host_memory(answer, 1, Loading(state_load="checkpoint"), on_host=True)
+    weights = (100 * 10 + 10) * 4
+    # Adam: two moments a parameter, and a step (a float on the host) for each of two tensors, as the trace counts it
+    state = answer.counts.optimizer_state_bytes
+    assert state >= 2 * weights
+    assert lines(memory)["state dict"] == (weights + state,) * 2
+    assert memory.low_bytes == CUDA_PROCESS_LOW_BYTES + weights + weights + state
+    assert memory.high_bytes == CUDA_PROCESS_HIGH_BYTES + weights + weights + state
+    assert memory.request_mib == 2272, "2271.3 MiB and some kilobytes"
+
+
+@pytest.mark.parametrize(("load", "parts"), [("none", 0), ("weights", 1)])
+def test_what_is_loaded_can_be_said(answer: estimator.Estimate, load: str, parts: int) -> None:
+    memory = host_memory(answer, 1, Loading(state_load=load))  # type: ignore[arg-type]
+    assert sum(line.high_bytes for line in memory.load) == parts * (100 * 10 + 10) * 4
+
+
+def test_on_a_cpu_the_step_is_the_hosts(on_cpu: estimator.Estimate) -> None:
+    memory = host_memory(on_cpu, 64, Loading(state_load="none", pin_memory=True))
+    found = lines(memory)
+    assert found["interpreter and torch"] == (200 << 20, 200 << 20)
+    assert found["the step"][1] == on_cpu.at(64).device_bytes - (200 << 20)
+    assert "pinned batches" not in found, "nothing is pinned without a GPU"
+
+
+def test_a_data_loader_says_how_it_loads() -> None:
+    data = TensorDataset(torch.zeros(8, 3))
+    loader = DataLoader(data, batch_size=2, num_workers=2, prefetch_factor=5, pin_memory=True)
+    assert Loading(state_load="none").over(job(batch=loader)) == Loading(2, 5, True, "none")
+    assert Loading(workers=2).over(job()) == Loading(workers=2)
+    assert Loading().over(job(batch=DataLoader(data, batch_size=2))).workers == 0
+
+
+@pytest.mark.parametrize("wrong", [{"workers": -1}, {"prefetch_factor": -1}, {"state_load": "all"}])
+def test_what_cannot_be_is_refused(wrong: dict[str, object]) -> None:
+    with pytest.raises(ConfigError):
+        Loading(**wrong)  # type: ignore[arg-type]
+
+
+class Rows(torch.utils.data.Dataset[torch.Tensor]):
+    def __len__(self) -> int:
+        return 10_000
+
+    def __getitem__(self, index: int) -> torch.Tensor:
+        return torch.zeros(1 << 18)
+
+
+@pytest.mark.skipif(not Path("/proc/self/smaps_rollup").exists(), reason="no /proc to measure workers by")
+def test_real_workers_take_no_more_than_predicted() -> None:
+    """Real forked workers and what they have ready, against the prediction. A batch is 4 x 1 MiB."""
+    batch = 4 << 20
+    loader = DataLoader(Rows(), batch_size=4, num_workers=2, multiprocessing_context="fork")
+    rows = iter(loader)
+    next(rows)
+    time.sleep(0.5)  # let the workers fill the queue
+    workers = [worker.pid for worker in rows._workers]  # type: ignore[attr-defined]
+    assert len(workers) == 2
+    for worker in workers:
+        lines = Path(f"/proc/{worker}/smaps_rollup").read_text().splitlines()[1:]
+        own = int(dict(line.split(":", 1) for line in lines)["Private_Dirty"].split()[0]) << 10
+        assert own <= WORKER_HIGH_BYTES + 2 * batch
+    del rows

@@ -17,11 +17,11 @@ PACKAGE = Path(estimator.__file__).parent
 FLOORS = (
     ("errors",),
     ("units",),
-    ("ledger", "device"),
+    ("ledger", "device", "phases"),
     ("job", "graph"),
     ("trace", "semantics", "scratch", "fit", "allocator"),
     ("result",),
-    ("evaluate", "solve", "counts", "traces"),
+    ("evaluate", "solve", "counts", "traces", "host"),
     ("assemble", "fxgraph", "devices"),
     ("pipeline", "host"),
     ("report", "sources"),
