@@ -14,9 +14,10 @@ from estimator.commands.predict import predict
 from estimator.commands.replay import replay
 from estimator.commands.run import SectionedCommand
 from estimator.commands.schema import schema
+from estimator.commands.slurm import slurm
 from estimator.commands.version import version
 
-COMMANDS = (predict, check, plan, devices, replay, schema, version)
+COMMANDS = (predict, check, plan, slurm, devices, replay, schema, version)
 
 app = typer.Typer(
     name="batch-estimator",
