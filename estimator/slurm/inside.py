@@ -64,7 +64,7 @@ def _of_details(text: str, job: str, partition: str, node: str, run: Ask) -> All
         if node and not _holds(fields["Nodes"], node):
             continue
         gpus = parse_gres(fields.get("GRES", "") or _old_gres(fields.get("GRES_IDX", "")))
-        name = node or re.split(r"[\[,]", fields["Nodes"])[0]
+        name = node or _first(fields["Nodes"])
         memory = fields.get("Mem", "")
         return Allocation(
             job=job,
@@ -93,6 +93,11 @@ def _of_environment(environ: Mapping[str, str], job: str, partition: str, node: 
     return Allocation(
         job, partition, node, tuple(gpus), (), int(memory) if memory.isdigit() and int(memory) > 0 else None, source
     )
+
+
+def _first(nodes: str) -> str:
+    """The first node of a list such as `n[1-3,7],m2`."""
+    return re.sub(r"\[(\d+)[^\]]*\]", r"\1", re.split(r",(?![^\[]*\])", nodes)[0])
 
 
 def _holds(nodes: str, name: str) -> bool:
