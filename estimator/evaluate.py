@@ -8,7 +8,15 @@ from typing import Any
 from estimator.device import DeviceProfile
 from estimator.fit import MemoryModel
 from estimator.ledger import Category, Ledger
-from estimator.result import BatchEstimate, CategoryLine, Confidence, Interval, TimelinePoint
+from estimator.result import (
+    BatchEstimate,
+    CategoryLine,
+    Confidence,
+    Interval,
+    PhaseLine,
+    TimelinePoint,
+    phase_kind,
+)
 from estimator.units import format_bytes
 
 ReplayOf = Callable[[Ledger, int | None], Any]
@@ -63,12 +71,16 @@ class Evaluator:
         """The replay under what the device has for the allocator; the same as unlimited where that suffices."""
         which = self._same_if_exact(n, which)
         limit = self.limit_bytes(which)
-        free = self.unlimited(n, which)
-        if free.peak_reserved_bytes <= limit:
-            return free
+        free = self._free.get((n, which))
+        return free if free is not None and free.peak_reserved_bytes <= limit else self._under(n, which, limit)
+
+    def _under(self, n: int, which: str, limit: int) -> Any:
+        """The replay under a limit. Where the limit is never felt, it is the replay without one too."""
         key = (n, which, limit)
         if key not in self._limited:
-            self._limited[key] = self._replay(self._ledger(n, which), limit)
+            found = self._limited[key] = self._replay(self._ledger(n, which), limit)
+            if not found.num_refused:
+                self._free.setdefault((n, which), found)
         return self._limited[key]
 
     def _same_if_exact(self, n: int, which: str) -> str:
@@ -86,15 +98,12 @@ class Evaluator:
             return False
         key = self._same_if_exact(n, which)
         limit = self.limit_bytes(which)
-        free = self.unlimited(n, key)
-        if free.peak_reserved_bytes <= limit:
+        free = self._free.get((n, key))
+        if free is not None and free.peak_reserved_bytes <= limit:
             return True
-        if free.peak_requested_bytes > limit and _needed_bytes(self._ledger(n, key)) > limit:
+        if (free is None or free.peak_requested_bytes > limit) and _needed_bytes(self._ledger(n, key)) > limit:
             return False
-        cached = (n, key, limit)
-        if cached not in self._limited:
-            self._limited[cached] = self._replay(self._ledger(n, key), limit)
-        return self._limited[cached].oom is None
+        return self._under(n, key, limit).oom is None
 
     def fits_without_retries(self, n: int) -> bool:
         """Whether it runs at the high end without the allocator ever giving segments back."""
@@ -138,16 +147,23 @@ class Evaluator:
             peak_event=index,
             oom_at="" if fits else self.where_it_ran_out(n),
             phases={p.name: p.peak_allocated_bytes for p in shown.phases},
+            phase_lines=tuple(
+                PhaseLine(
+                    name=p.name,
+                    kind=phase_kind(p.name),
+                    peak_requested_bytes=p.peak_requested_bytes,
+                    peak_allocated_bytes=p.peak_allocated_bytes,
+                    peak_reserved_bytes=p.peak_reserved_bytes,
+                )
+                for p in shown.phases
+            ),
         )
 
     def where_it_ran_out(self, n: int) -> str:
         """Phase, op and module of the allocation that fails at the high end."""
         limit = self.limit_bytes("high")
         key = self._same_if_exact(n, "high")
-        cached = (n, key, limit)
-        if cached not in self._limited:
-            self._limited[cached] = self._replay(self._ledger(n, key), limit)
-        oom = self._limited[cached].oom
+        oom = self._under(n, key, limit).oom
         if oom is None:
             return ""
         event = self._ledger(n, key).events[oom.event]

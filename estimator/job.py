@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Annotated, Any, Literal, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator, model_validator
 
 from estimator.errors import JobError
+from estimator.phases import Checkpoint, Generation, Validation
 
 Precision = Literal["fp32", "amp-bf16", "amp-fp16", "bf16", "fp16"]
 Mode = Literal["train", "inference"]
@@ -22,6 +23,10 @@ class TrainingJob(BaseModel):
     `DataLoader`. `loss(model, batch)` gives the scalar that is differentiated; without it the model's own
     `.loss` (a `ModelOutput` or a dict) is taken, or in inference its output. `step(model, optimizer, batch)`
     replaces loss, backward and optimizer step by a loop of the user's own.
+
+    `validation`, `generation` and `checkpoint` (True, or a record of `estimator.phases`) are done after training
+    steps, and training goes on after them; the memory is the most that any of them takes. In inference a generation
+    takes the place of the plain forward pass.
 
     Raises:
         JobError: a field is missing, unknown or contradicts another; every problem is named at once.
@@ -50,6 +55,9 @@ class TrainingJob(BaseModel):
     deterministic: bool = False
     alloc_conf: str = ""
     """The `PYTORCH_ALLOC_CONF` the job will run with."""
+    validation: Validation | None = None
+    generation: Generation | None = None
+    checkpoint: Checkpoint | None = None
     notes: tuple[str, ...] = ()
     """Remarks of whoever made the job (a source, say) that belong in the report as warnings."""
 
@@ -67,6 +75,17 @@ class TrainingJob(BaseModel):
                 hint="see help(estimator.TrainingJob) for what each field takes",
             ) from None  # fmt: skip
 
+    @field_validator("validation", "generation", "checkpoint", mode="before")
+    @classmethod
+    def _asked_for(cls, value: Any, info: ValidationInfo) -> Any:
+        if not isinstance(value, bool):
+            return value
+        return (
+            {"validation": Validation, "generation": Generation, "checkpoint": Checkpoint}[str(info.field_name)]()
+            if value
+            else None
+        )
+
     @field_validator("model", "batch")
     @classmethod
     def _given(cls, value: Any) -> Any:
@@ -82,7 +101,18 @@ class TrainingJob(BaseModel):
             raise ValueError("give loss or step, not both")
         if self.grad_scaler and self.precision != "amp-fp16":
             raise ValueError(f'grad_scaler goes with precision="amp-fp16", not {self.precision!r}')
+        if self.mode == "inference" and (self.validation or self.checkpoint):
+            raise ValueError(
+                'validation and checkpoint come after training steps: give mode="train", or leave them out'
+            )
+        if self.validation and self.step is not None and self.validation.loss is None:
+            raise ValueError("with step= validation needs its own loss: Validation(loss=lambda model, batch: ...)")
         return self
+
+    @property
+    def goes_on_after_steps(self) -> bool:
+        """Whether something else than training steps is done."""
+        return self.mode == "train" and any((self.validation, self.generation, self.checkpoint))
 
     def with_(self, **changes: Any) -> TrainingJob:
         """The same job with some fields changed, checked again."""

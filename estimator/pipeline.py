@@ -122,9 +122,14 @@ class _Run:
 
     # ------------------------------------------------------------ stages
 
+    @property
+    def short_steps(self) -> int:
+        """Steps of the traces after the first; as many as of the first where something follows the steps."""
+        return LONG_STEPS if self.job.goes_on_after_steps else SHORT_STEPS
+
     def trace(self, *sizes: int, steps: Sequence[int] = ()) -> list[StepGraph]:
         """The traces at several batch sizes; of two steps each unless told otherwise."""
-        counts = steps or [SHORT_STEPS] * len(sizes)
+        counts = steps or [self.short_steps] * len(sizes)
         return self.traces.at(self.target, sizes, counts, real_run=self.real_run, say=self.say, stage=self.clock.stage)
 
     def fitted(self, graphs: list[StepGraph]) -> MemoryModel:
@@ -219,7 +224,7 @@ class _Run:
 
         problem: FitError | None = None
         for pair in CALIBRATION_SIZES:
-            graphs = self.trace(*pair, steps=(LONG_STEPS, SHORT_STEPS))
+            graphs = self.trace(*pair, steps=(LONG_STEPS, self.short_steps))
             check_scales(graphs[0].facts["batch_shapes"], graphs[1].facts["batch_shapes"], pair)
             if unlike_steps(graphs[0]):
                 graphs[1:] = self.trace(pair[1], steps=(LONG_STEPS,))
@@ -246,7 +251,7 @@ class _Run:
             n = max(1, solution.largest)
             if solution.unlimited or self.real_run or n in evaluator.model.calibration_sizes:
                 return evaluator, solution
-            seen = self.traces.beyond(self.target, n, SHORT_STEPS) or self.trace(n)[0]
+            seen = self.traces.beyond(self.target, n, self.short_steps) or self.trace(n)[0]
             residual = _residual(evaluator.model, seen)
             if seen.batch_size != n and (residual != 0 or seen.batch_size in evaluator.model.calibration_sizes):
                 seen = self.trace(n)[0]  # a larger batch does not vouch for this one

@@ -86,6 +86,32 @@ class HostRam(BaseModel):
 _WHEN = ("always", "start", "save")
 
 
+class PhaseLine(BaseModel):
+    """Peaks within one phase of the program, counting what was there before it."""
+
+    model_config = ConfigDict(frozen=True)
+
+    name: str
+    kind: str
+    """What the phase belongs to: `first step`, `steps`, `validation`, `prompt`, `tokens`, `checkpoint`, or "" for the
+    building of the model and the optimizer."""
+    peak_requested_bytes: int
+    peak_allocated_bytes: int
+    peak_reserved_bytes: int
+
+
+def phase_kind(phase: str) -> str:
+    """What a phase belongs to, by its name in the ledger."""
+    head, _, tail = phase.partition(".")
+    if tail.startswith(("token", "end")):
+        return "tokens"
+    if tail == "prompt" or head == "generate":
+        return "prompt"
+    if head.startswith("step"):
+        return "first step" if head == "step0" else "steps"
+    return head.rstrip("0123456789") if head.startswith(("validation", "checkpoint")) else ""
+
+
 class CategoryLine(BaseModel):
     """One line of the memory table."""
 
@@ -129,6 +155,26 @@ class BatchEstimate(BaseModel):
     """Where it ran out under the capacity, "" where it did not."""
     phases: Mapping[str, int] = Field(default_factory=dict)
     """Peak allocated bytes of each phase, in order."""
+    phase_lines: tuple[PhaseLine, ...] = ()
+    """Every peak of each phase, in order."""
+
+    @property
+    def by_kind(self) -> dict[str, PhaseLine]:
+        """Peaks by what the phases belong to: the largest of each, in the order in which they come."""
+        out: dict[str, PhaseLine] = {}
+        for line in self.phase_lines:
+            if line.kind:
+                peaks = {
+                    name: max(getattr(line, name), getattr(out.get(line.kind, line), name))
+                    for name in ("peak_requested_bytes", "peak_allocated_bytes", "peak_reserved_bytes")
+                }
+                out[line.kind] = PhaseLine(name=line.kind, kind=line.kind, **peaks)
+        return out
+
+    @property
+    def peak_kind(self) -> str:
+        """What the phase of the peak belongs to."""
+        return phase_kind(self.peak_phase)
 
     @property
     def by_category(self) -> dict[str, int]:

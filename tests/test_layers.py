@@ -25,7 +25,7 @@ FLOORS = (
     ("assemble", "fxgraph", "devices"),
     ("pipeline", "host"),
     ("report", "sources"),
-    ("check", "plan", "slurm"),
+    ("advice", "check", "plan", "slurm"),
     ("commands", "integrations"),
     ("cli",),
     ("__main__", "__init__"),

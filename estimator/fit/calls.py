@@ -43,31 +43,53 @@ class Calls:
     ) -> None:
         self._sizes, self._scratch_of = sizes, scratch_of
         self._calls = {index: _call(ops, others, index) for index in scratched}
-        self._distinct = {call.name: index for index, call in self._calls.items()}
-        self._evaluated: dict[tuple[int, str], list[Any]] = {}
-        self._intervals: dict[int, bool] = {}
+        distinct = {call.name: call for call in self._calls.values()}
+        numbers = {name: number for number, name in enumerate(distinct)}
+        self._numbers = {index: numbers[call.name] for index, call in self._calls.items()}
+        self._distinct = list(distinct.values())
+        self._evaluated: dict[int, list[list[Any]]] = {}
+        self._beyond: dict[tuple[Any, ...], list[Any]] = {}
 
-    def at(self, index: int, n: int) -> list[Any]:
-        """Hidden allocations of op `index` at batch size `n`, as the rules' records."""
-        call = self._calls[index]
-        found = self._evaluated.get((n, call.name))
+    def number_of(self, index: int) -> int:
+        """Which of the distinct calls op `index` is."""
+        return self._numbers[index]
+
+    def all_at(self, n: int) -> list[list[Any]]:
+        """Hidden allocations of each distinct call at batch size `n`, as the rules' records."""
+        if n not in self._evaluated:
+            self._evaluated[n] = [
+                self._ask(call.op, interpolate(call.first, call.second, self._sizes, n)) for call in self._distinct
+            ]
+        return self._evaluated[n]
+
+    def beyond(self, index: int, before: int, n: int, further: int) -> list[Any]:
+        """Hidden allocations of the call that follows op `before` and then op `index` at the same pace, `further` on.
+
+        Generated tokens: `before` is an op of one token, `index` the same op of the next.
+        """
+        call, earlier = self._calls[index], self._calls[before]
+        if call.name == earlier.name:
+            return self.all_at(n)[self._numbers[index]]
+        key = (n, further, self._numbers[before], self._numbers[index])
+        found = self._beyond.get(key)
         if found is None:
-            op = call.op
-            args, values, outputs = interpolate(call.first, call.second, self._sizes, n)
-            kwargs = dict(zip(op.kwargs, values, strict=True))
-            moved = Op(op.name, args, kwargs, outputs, op.module, op.phase, op.backward_thread, op.end)
-            found = self._evaluated[n, call.name] = list(self._scratch_of(moved))
+            now = interpolate(call.first, call.second, self._sizes, n)
+            then = interpolate(earlier.first, earlier.second, self._sizes, n)
+            found = self._beyond[key] = self._ask(call.op, interpolate(then, now, (0, 1), 1 + further))
         return found
+
+    def _ask(self, op: Op, shapes: Any) -> list[Any]:
+        args, values, outputs = shapes
+        kwargs = dict(zip(op.kwargs, values, strict=True))
+        return list(
+            self._scratch_of(Op(op.name, args, kwargs, outputs, op.module, op.phase, op.backward_thread, op.end))
+        )
 
     def has_interval(self, n: int) -> bool:
         """Whether any hidden allocation at batch size `n` is known only between bounds."""
-        if n not in self._intervals:
-            self._intervals[n] = any(
-                (s.low_bytes, s.high_bytes) != (None, None)
-                for index in self._distinct.values()
-                for s in self.at(index, n)
-            )
-        return self._intervals[n]
+        return any(
+            s.low_bytes is not None or s.high_bytes is not None for records in self.all_at(n) for s in records
+        )
 
 
 def _call(ops: Sequence[Op], others: Sequence[Op], index: int) -> _Call:

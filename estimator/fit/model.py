@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterable, Sequence
 from fractions import Fraction
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Protocol
 
 from estimator.errors import FitError
 from estimator.fit.align import compare
 from estimator.fit.calls import Calls, ScratchOf
 from estimator.fit.lines import Curve, curve_through
 from estimator.fit.repeat import repeated, unlike_steps
+from estimator.fit.tokens import growths
+from estimator.fit.writer import Chosen, Template, Writer, in_order, place_of
 from estimator.graph import Op, StepGraph, StorageEvent
-from estimator.ledger import Category, Event, Ledger
+from estimator.ledger import Category, Ledger
 
 
 class Hidden(Protocol):
@@ -57,6 +60,10 @@ class MemoryModel:
             curve_through(self.calibration_sizes, values) for values in zip(*births, strict=False)
         ]
         self._extend_curves(first, len(births[0]))
+        numbers: dict[Curve, int] = {}
+        self._curve_of = [numbers.setdefault(curve, len(numbers)) for curve in self.curves]
+        self._distinct_curves = list(numbers)
+        self._templates: dict[Any, Template] = {}
         batches = [g.facts.get("host_batch_bytes", ()) for g in graphs]
         self.host_batch = tuple(curve_through(self.calibration_sizes, sizes) for sizes in zip(*batches, strict=False))
         """Bytes of each tensor of a batch as the host makes it."""
@@ -66,6 +73,8 @@ class MemoryModel:
         self.order_of = order_of
         self._scratched = [has_scratch(op) or order_of(op) is not None for op in first.ops]
         self._plan = list(self._ordered())
+        self._windows: dict[tuple[int, int], tuple[list[StorageEvent], int]] = {}
+        self._growths = {growth.ends_at: growth for growth in growths(first, self._plan)}
         scratched = [index for index, has in enumerate(self._scratched) if has]
         self._calls = Calls(self.ops, second.ops, (first.batch_size, second.batch_size), scratched, scratch_of)
 
@@ -157,9 +166,23 @@ class MemoryModel:
         for rest in range(phase, len(graph.phases)):
             yield "phase", rest, 0
 
-    def scratch_at(self, index: int, n: int) -> list[Any]:
-        """Hidden allocations of op `index` at batch size `n`, as the rules' records."""
-        return self._calls.at(index, n)
+    def window(self, index: int, start: int) -> tuple[list[StorageEvent], int]:
+        """The events of op `index` from `start` on, in the order its kernel makes them, and how many are births."""
+        key = (index, start)
+        found = self._windows.get(key)
+        if found is None:
+            op = self.ops[index]
+            events = in_order(self.graph.events[start : op.end], self.order_of(op))
+            found = self._windows[key] = events, sum(e.is_alloc for e in events)
+        return found
+
+    def call_number(self, index: int) -> int:
+        """Which of the distinct calls op `index` is."""
+        return self._calls.number_of(index)
+
+    def scratch_beyond(self, index: int, before: int, n: int, further: int) -> list[Any]:
+        """Hidden allocations of op `index`, `further` tokens on; op `before` is the same of the token before."""
+        return self._calls.beyond(index, before, n, further)
 
     def has_interval(self, n: int) -> bool:
         """Whether any hidden allocation at batch size `n` is known only between bounds."""
@@ -173,123 +196,36 @@ class MemoryModel:
         """
         if n < 1:
             raise ValueError(f"batch size must be 1 or more, got {n}")
-        sizes = [curve.at(n) for curve in self.curves]
-        writer = _Writer(self, sizes, n, which)
-        for kind, index, start in self._plan:
+        chosen = Chosen(n, {"low": "low_bytes", "high": "high_bytes"}.get(which))
+        calls = self._calls.all_at(n)
+        sizes = [curve.at(n) for curve in self._distinct_curves]
+        sizes += [chosen.bytes_of(s) for records in calls for s in records]
+        if self._growths:  # what further tokens take is added to the sizes as they are told
+            return Template(self._written(sizes, calls, chosen)).filled(sizes)
+        # What the order and the blocks of a ledger hang on; all else is sizes.
+        program = (tuple(size > 0 for size in sizes), tuple(tuple(map(place_of, records)) for records in calls))
+        template = self._templates.get(program)
+        if template is None:
+            template = self._templates[program] = Template(self._written(sizes, calls, chosen))
+        return template.filled(sizes)
+
+    def _written(self, sizes: list[int], calls: list[list[Any]], chosen: Chosen) -> Ledger:
+        number = itertools.count(len(self._distinct_curves))
+        hidden = [[(s, next(number)) for s in records] for records in calls]
+        writer = Writer(self, sizes, self._curve_of, hidden)
+        for place, (kind, index, start) in enumerate(self._plan):
+            if place in self._growths:
+                writer.tell(self._growths[place], chosen)
             writer.write(kind, index, start)
-        self.repeats.append_to(writer.ledger)
+        self.repeats.write_to(writer.ledger)
         return writer.ledger
 
 
-class _Writer:
-    """Writes a ledger, event by event, with the scratch of ops between their results."""
-
-    def __init__(self, model: MemoryModel, sizes: list[int], n: int, which: str) -> None:
-        self.ledger = Ledger()
-        self._model, self._sizes, self._n = model, sizes, n
-        self._attribute = {"low": "low_bytes", "high": "high_bytes"}.get(which)
-        self._next = len(sizes)
-        self._keys: set[str] = set()
-
-    def write(self, kind: str, index: int, start: int) -> None:
-        if kind == "event":
-            self._event(self._model.graph.events[index])
-        elif kind == "phase":
-            self.ledger.phases.append((self._model.graph.phases[index][0], len(self.ledger.events)))
-        else:
-            self._call(index, start)
-
-    def _event(self, e: StorageEvent) -> None:
-        if (size := self._sizes[e.storage]) > 0:
-            self.ledger.events.append(Event(e.is_alloc, e.storage, size, self._model.categories[e.storage], e.op))
-
-    def _call(self, index: int, start: int) -> None:
-        """One op: its results and its hidden allocations, in the order in which the op makes them."""
-        model = self._model
-        op = model.ops[index]
-        hidden = model.scratch_at(index, self._n)
-        for s in hidden:
-            if s.result is not None:
-                self._sizes[op.outputs[s.result].storage] = self._size(s)
-        entries = [s for s in hidden if s.result is None]
-        window = _in_order(model.graph.events[start : op.end], model.order_of(op))
-        results = sum(e.is_alloc for e in window)
-        places = [
-            0 if s.when == "before" else results if s.results_before is None else s.results_before for s in entries
-        ]
-        live: list[_Held] = []
-        done = taken = 0
-        for e in [*window, None]:
-            if e is None or e.is_alloc:
-                while taken < len(entries) and (places[taken] <= done or e is None):
-                    live = self._release(live, index)
-                    self._take(entries[taken], index, live)
-                    taken += 1
-                if e is not None:
-                    live = self._release(live, index)
-                    done += 1
-            if e is not None:
-                self._event(e)
-                if e.is_alloc:
-                    live = self._release(live, index, done)
-        for held in live:
-            self.ledger.events.append(Event(False, held.block, held.size_bytes, Category.TEMPORARY, index))
-
-    def _size(self, s: Hidden) -> int:
-        bound: int | None = getattr(s, self._attribute) if self._attribute else None
-        return s.size_bytes if bound is None else bound
-
-    def _take(self, s: Hidden, index: int, live: list[_Held]) -> None:
-        events, size = self.ledger.events, self._size(s)
-        live[:] = [held._replace(behind=held.behind - 1) if held.behind > 0 else held for held in live]
-        if size <= 0 or (s.key is not None and s.key in self._keys):
-            return
-        block, self._next = self._next, self._next + 1
-        if s.key is not None:
-            self._keys.add(s.key)
-            events.append(Event(True, block, size, Category.WORKSPACE, index))
-            return
-        if s.may_fail:
-            self.ledger.may_fail.add(len(events))
-        events.append(Event(True, block, size, Category.TEMPORARY, index))
-        behind = 0 if s.freed_early else s.freed_after
-        live.append(_Held(block, size, _TO_THE_END if behind is None else behind, s.freed_at_results))
-
-    def _release(self, live: list[_Held], index: int, results: int | None = None) -> list[_Held]:
-        """Free what does not lie beside the next allocation; given a number of results, what is freed at that."""
-        ending = [held.behind == 0 if results is None else held.until == results for held in live]
-        for held, ends in zip(live, ending, strict=True):
-            if ends:
-                self.ledger.events.append(Event(False, held.block, held.size_bytes, Category.TEMPORARY, index))
-        return [held for held, ends in zip(live, ending, strict=True) if not ends]
-
-
-class _Held(NamedTuple):
-    """A hidden allocation that is not freed yet."""
-
-    block: int
-    size_bytes: int
-    behind: int
-    """Scratch entries that will still lie beside it, or `_TO_THE_END`."""
-    until: int | None
-    """Results of the call at which it is freed."""
-
-
-_TO_THE_END = -1
-"""Beside every later allocation of the call."""
-
-
-def _in_order(window: list[StorageEvent], order: tuple[int, ...] | None) -> list[StorageEvent]:
-    """The events of one call with its births in the order in which its kernel allocates them."""
-    births = [e for e in window if e.is_alloc]
-    if order is None or len(births) != len(order):
-        return window
-    placed = iter([births[number] for number in order])
-    return [next(placed) if e.is_alloc else e for e in window]
-
-
 def _categories(graph: StepGraph) -> list[Category]:
-    """Roles by storage: as labelled; else an activation if born in a forward and alive when a backward begins."""
+    """Roles by storage: as labelled; else an activation if born in a forward and alive when a backward begins.
+
+    Of a generation: if born in one call of the model and alive when the next begins (keys and values, say).
+    """
     born: dict[int, tuple[int, str]] = {}
     spans: dict[int, tuple[int, int]] = {}
     for index, e in enumerate(graph.events):
@@ -298,14 +234,14 @@ def _categories(graph: StepGraph) -> list[Category]:
             spans[e.storage] = (index, len(graph.events))
         else:
             spans[e.storage] = (born[e.storage][0], index)
-    backwards = [start for name, start in graph.phases if name.split(".")[-1].startswith("backward")]
+    later = [start for name, start in graph.phases if name.split(".")[-1].startswith(("backward", "token", "end"))]
     out = []
     for storage in range(len(born)):
         category = graph.categories.get(storage)
         if category is None:
             begin, end = spans[storage]
-            forward = born[storage][1].split(".")[-1].startswith("forward")
-            kept = forward and any(begin < start <= end for start in backwards)
+            forward = born[storage][1].split(".")[-1].startswith(("forward", "prompt", "token"))
+            kept = forward and any(begin < start <= end for start in later)
             category = Category.ACTIVATION if kept else Category.TEMPORARY
         out.append(category)
     return out

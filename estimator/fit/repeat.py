@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from estimator.graph import StepGraph
@@ -17,31 +18,61 @@ class Repeats:
     before: str = ""
     pairs: list[tuple[str, str]] = field(default_factory=list)
 
-    def append_to(self, ledger: Ledger) -> None:
-        """Append the repeated steps to a ledger: births get new blocks, deaths those of the step before."""
-        if not self.count:
-            return
-        starts = [start for name, start in ledger.phases if name.split(".")[0] in (self.before, self.last)]
+    def write_to(self, ledger: Ledger) -> None:
+        """Write the repeated steps into a ledger behind the last step: births get new blocks, deaths those before.
+
+        What follows the steps (`tail_of`) moves behind them, and then one more step is told: training goes on.
+        """
         phases = [(name, start) for name, start in ledger.phases if name.split(".")[0] == self.last]
-        first, begin, end = starts[0], phases[0][1], len(ledger.events)
+        if not phases or not self.before:
+            return
+        first = next(start for name, start in ledger.phases if name.split(".")[0] == self.before)
+        begin, end = phases[0][1], tail_of(ledger.phases, len(ledger.events))
+        tail, survivable = ledger.events[end:], sorted(ledger.may_fail)
+        tail_phases = [(name, start) for name, start in ledger.phases if start >= end and not _is_step(name)]
+        ledger.phases = [entry for entry in ledger.phases if entry not in tail_phases]
+        del ledger.events[end:]
+        ledger.may_fail -= {index for index in survivable if index >= end}
         older = [e.block for e in ledger.events[first:begin] if e.is_alloc and not _kept(e)]
         newer = [e.block for e in ledger.events[begin:end] if e.is_alloc]
         step = ledger.events[begin:end]
-        survivable = [index for index in ledger.may_fail if index >= begin]
+        in_step = [index - begin for index in survivable if begin <= index < end]
+        next_block = 1 + max(e.block for e in (*ledger.events, *tail) if e.is_alloc)
         number = int(self.last.removeprefix("step"))
-        next_block = 1 + max(e.block for e in ledger.events if e.is_alloc)
-        for again in range(1, self.count + 1):
-            offset = len(ledger.events) - begin
+        final: dict[int, int] = {}
+        for again in range(1, self.count + bool(tail_phases) + 1):
+            if again == self.count + 1:
+                offset = len(ledger.events) - end
+                ledger.phases.extend((name, start + offset) for name, start in tail_phases)
+                ledger.may_fail.update(index + offset for index in survivable if index >= end)
+                ledger.events.extend(_renamed(e, final) for e in tail)
+            start_of = len(ledger.events)
             ledger.phases.extend(
-                (f"step{number + again}.{name.split('.', 1)[1]}", start + offset) for name, start in phases
+                (f"step{number + again}.{name.split('.', 1)[1]}", start - begin + start_of) for name, start in phases
             )
             fresh = list(range(next_block, next_block + len(newer)))
             next_block += len(newer)
             renamed = dict(zip(older, newer, strict=True)) | dict(zip(newer, fresh, strict=True))
-            written = [Event(e.is_alloc, renamed.get(e.block, e.block), e.size_bytes, e.category, e.op) for e in step]
-            ledger.may_fail.update(index + offset for index in survivable)
+            written = [_renamed(e, renamed) for e in step]
+            ledger.may_fail.update(index + start_of for index in in_step)
             ledger.events.extend(written)
+            final = {block: renamed[final.get(block, block)] for block in (final or newer)}
             older, newer, step = newer, fresh, written
+
+
+def _renamed(e: Event, names: dict[int, int]) -> Event:
+    return Event(e.is_alloc, names.get(e.block, e.block), e.size_bytes, e.category, e.op)
+
+
+def _is_step(phase: str) -> bool:
+    return phase.startswith("step")
+
+
+def tail_of(phases: Sequence[tuple[str, int]], length: int) -> int:
+    """Index of the first event behind the last step: of what a job does after its steps, else the number of events."""
+    steps = [number for number, (name, _) in enumerate(phases) if _is_step(name)]
+    behind = phases[steps[-1] + 1 :] if steps else ()
+    return behind[0][1] if behind else length
 
 
 def _kept(event: Event) -> bool:
@@ -62,7 +93,8 @@ def unlike_steps(graph: StepGraph) -> str:
         return "fewer than two steps were traced"
     before, last = steps[-2:]
     bounds = {s: min(start for name, start in graph.phases if name.split(".")[0] == s) for s in steps}
-    older, newer = graph.events[bounds[before] : bounds[last]], graph.events[bounds[last] :]
+    end = tail_of(graph.phases, len(graph.events))
+    older, newer = graph.events[bounds[before] : bounds[last]], graph.events[bounds[last] : end]
     if [(e.is_alloc, e.size_bytes) for e in older] != [(e.is_alloc, e.size_bytes) for e in newer]:
         return f"{before} and {last} are not alike: memory may still change after {last}"
     calls = [[op.name for op in graph.ops if op.phase.startswith(f"{s}.")] for s in (before, last)]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -16,6 +16,7 @@ from estimator.job import TrainingJob
 from estimator.ledger import Category
 from estimator.trace.batches import BatchMaker
 from estimator.trace.build import DTYPES
+from estimator.trace.generation import generate
 from estimator.trace.recorder import Recorder
 from estimator.trace.values import is_discrete, set_known
 
@@ -51,13 +52,16 @@ class StepRunner:
 
     # ------------------------------------------------------------ data
 
-    def host_batch(self, n: int) -> Any:
+    def host_batch(self, n: int, make: BatchMaker | None = None) -> Any:
         """The batch as the host makes it: fakes where the user's function can run on them, else real tensors.
 
-        Where the host is the target, what making it allocates is part of the program.
+        Where the host is the target, what making it allocates is part of the program. `make` is another function than
+        that of the training batches.
         """
         recorder = self.recorder
-        self._host_bytes = recorder.graph.facts["host_batch_bytes"] = []
+        self._host_bytes = []
+        if make is None:
+            make, recorder.graph.facts["host_batch_bytes"] = self.make_batch, self._host_bytes
         recorder.recording, recorder.values.random_is_known = recorder.whole_host, True
         try:
             with contextlib.ExitStack() as stack:
@@ -65,12 +69,12 @@ class StepRunner:
                 torch.manual_seed(0)  # the same question gets the same answer
                 try:
                     with self.mode, recorder:
-                        return tree_map_only(Tensor, self._as_host, self.make_batch(n))
+                        return tree_map_only(Tensor, self._as_host, make(n))
                 except JobError:
                     raise
                 except Exception:
                     # Many data pipelines leave torch (numpy, PIL): run the function for real.
-                    real = self.make_batch(n)
+                    real = make(n)
                     with self.mode, recorder:
                         return tree_map_only(Tensor, self._as_host, real)
         except JobError:
@@ -98,10 +102,11 @@ class StepRunner:
             t = t.to(memory_format=torch.channels_last)
         return t
 
-    def to_device(self, host: Any) -> Any:
-        """The batch's copy on the device, tensor by tensor."""
-
-        shapes = self.recorder.graph.facts["batch_shapes"] = []
+    def to_device(self, host: Any, *, scales: bool = True) -> Any:
+        """The batch's copy on the device, tensor by tensor; `scales`: its shapes show the batch size."""
+        shapes: list[tuple[int, ...]] = []
+        if scales:
+            self.recorder.graph.facts["batch_shapes"] = shapes
 
         def move(t: Tensor) -> Tensor:
             shapes.append(tuple(t.shape))
@@ -130,6 +135,9 @@ class StepRunner:
                     continue
                 if not micro and self.optimizer is not None:
                     self.optimizer.zero_grad(set_to_none=job.zero_grad_set_to_none)
+                if job.generation is not None and job.mode == "inference":
+                    self._loss = generate(self, job.generation, self._batch, f"step{index}")
+                    continue
                 mark(f"step{index}.forward{suffix}")
                 self._forward()
                 if job.mode == "inference":
@@ -146,12 +154,18 @@ class StepRunner:
                 self._update()
 
     def _forward(self) -> None:
+        with self.as_run(gradients=self.job.mode != "inference"):
+            self._loss = (self.job.loss or default_loss(self.job.mode))(self.model, self._batch)
+
+    @contextlib.contextmanager
+    def as_run(self, *, gradients: bool) -> Iterator[None]:
+        """The job's autocast, and no gradients where none are wanted."""
         with contextlib.ExitStack() as stack:
-            if self.job.mode == "inference":
+            if not gradients:
                 stack.enter_context(torch.no_grad())
             if self.job.precision in AUTOCAST:
                 stack.enter_context(torch.autocast(self.device_type, AUTOCAST[self.job.precision]))
-            self._loss = (self.job.loss or default_loss(self.job.mode))(self.model, self._batch)
+            yield
 
     def _update(self) -> None:
         if self.job.grad_clip:

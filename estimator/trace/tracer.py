@@ -16,9 +16,11 @@ from estimator.device import Target
 from estimator.errors import JobError
 from estimator.graph import StepGraph
 from estimator.job import TrainingJob
-from estimator.trace.batches import batch_maker
+from estimator.trace.after import run_after_steps
+from estimator.trace.batches import BatchMaker, batch_maker
 from estimator.trace.build import lent, make_model, register_storages
 from estimator.trace.explain import explained
+from estimator.trace.generation import prompts
 from estimator.trace.optimizers import optimizer_maker
 from estimator.trace.paths import ModulePaths
 from estimator.trace.recorder import Recorder
@@ -76,6 +78,7 @@ def trace(
         for index in range(steps):
             runner.run(index, batch_size)
             _collect_cycles(graph, recorder, index)
+        run_after_steps(runner, batch_size)
         graph.facts.update(_counts(model))
         recorder.recording = False
         if overlay is not None:
@@ -139,8 +142,14 @@ def _runner(job: TrainingJob, model: nn.Module, recorder: Recorder, mode: FakeTe
             overlay.prepare_optimizer(optimizer)
         device_type = "cpu" if overlay is None else overlay.autocast_device_type
         return StepRunner(
-            job, model, optimizer, batch_maker(job.batch, job.batch_dim), recorder, mode, device_type=device_type
+            job, model, optimizer, _batches(job), recorder, mode, device_type=device_type
         )
+
+
+def _batches(job: TrainingJob) -> BatchMaker:
+    if job.mode == "inference" and job.generation is not None:
+        return prompts(job, job.generation)
+    return batch_maker(job.batch, job.batch_dim)
 
 
 def _collect_cycles(graph: StepGraph, recorder: Recorder, index: int) -> None:
