@@ -33,7 +33,7 @@ class Allocator:
 
     __slots__ = (
         "_allowed_bytes", "_collects", "_max_split_size", "_plain", "_rounds_to_blocks", "_splits_all", "addresses",
-        "allocated_bytes", "config", "large_pool", "limit_bytes", "log", "num_alloc_retries", "num_ooms",
+        "allocated_bytes", "config", "large_pool", "limit_bytes", "log", "num_alloc_retries", "num_ooms", "num_refused",
         "peak_allocated_bytes", "peak_requested_bytes", "peak_reserved_bytes", "policy", "requested_bytes",
         "reserved_bytes", "small_pool", "total_bytes",
     )  # fmt: skip
@@ -62,7 +62,7 @@ class Allocator:
         self.large_pool = Pool(is_small=False)
         self.requested_bytes = self.allocated_bytes = self.reserved_bytes = 0
         self.peak_requested_bytes = self.peak_allocated_bytes = self.peak_reserved_bytes = 0
-        self.num_alloc_retries = self.num_ooms = 0
+        self.num_alloc_retries = self.num_ooms = self.num_refused = 0
         self.log: list[SegmentEvent] = []
         """Every segment taken and given back, in order."""
 
@@ -171,7 +171,10 @@ class Allocator:
 
     def room_for(self, size_bytes: int) -> bool:
         """Whether CUDA can give `size_bytes` more."""
-        return self.limit_bytes is None or self.reserved_bytes + size_bytes <= self.limit_bytes
+        if self.limit_bytes is None or self.reserved_bytes + size_bytes <= self.limit_bytes:
+            return True
+        self.num_refused += 1
+        return False
 
     def _best_fit(self, free_list: FreeList, rounded: int) -> Block | None:
         """Take the smallest free block that serves, under the rules for unsplittable and expandable blocks.

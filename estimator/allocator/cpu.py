@@ -65,6 +65,7 @@ def replay_cpu(ledger: Ledger, limit_bytes: int | None = None, *, may_fail: Coll
         at_reserved_peak=_level(*peak),
         at_end=_level(index, live),
         num_ooms=ooms,
+        num_refused=ooms,
         oom=oom,
         phases=tuple(phases),
     )

@@ -74,6 +74,8 @@ class Replay:
     """Sizes in the order they were taken from CUDA; of expandable segments the pieces that were mapped."""
     num_alloc_retries: int = 0
     num_ooms: int = 0
+    num_refused: int = 0
+    """Times that CUDA had no room under the limit; where it is 0, the limit changed nothing."""
     oom: Oom | None = None
     """Where it stopped for want of memory; None where it ran to the end."""
     first_retry: int | None = None
@@ -180,6 +182,7 @@ class Replayer:
             segments=tuple(event.size_bytes for event in allocator.log if event.is_growth),
             num_alloc_retries=allocator.num_alloc_retries,
             num_ooms=allocator.num_ooms,
+            num_refused=allocator.num_refused,
             oom=self._oom,
             first_retry=self._first_retry,
             phases=tuple(self._phases),
