@@ -38,11 +38,18 @@ _WHOLE = (
     "funnel", "yolos",
 )  # fmt: skip
 
-# What the default config of a type leaves empty and a user's file always holds.
+# What the default config of a type leaves empty and a user's file always holds, and hybrids' least whole numbers of
+# layers.
 _OWN: dict[str, dict[str, Any]] = {
     "nemotron": {"num_key_value_heads": 8},
     "xmod": {"default_language": "en_XX"},
+    "jamba": {"num_hidden_layers": 8},
+    "bamba": {"num_hidden_layers": 4},
+    "recurrent_gemma": {"num_hidden_layers": 3},
+    "zamba2": {"num_hidden_layers": 12, "hybrid_layer_ids": [6, 11], "layers_block_type": None},
 }
+TOKENS = 32
+"""Tokens of a sample of the state space models, whose paths without their own kernels loop over them."""
 
 LLAMA_70B = {
     "model_type": "llama", "architectures": ["LlamaForCausalLM"], "hidden_size": 8192, "intermediate_size": 28672,

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
+    from estimator.advice.records import Advice
+    from estimator.advice.run import advise
     from estimator.device import DeviceProfile
     from estimator.errors import EstimatorError
     from estimator.job import TrainingJob
@@ -14,15 +16,17 @@ if TYPE_CHECKING:
     from estimator.result import BatchEstimate, Estimate
 
 _HOMES = {
+    "Advice": "estimator.advice.records",
     "BatchEstimate": "estimator.result",
     "DeviceProfile": "estimator.device",
     "Estimate": "estimator.result",
     "EstimatorError": "estimator.errors",
     "TrainingJob": "estimator.job",
+    "advise": "estimator.advice.run",
     "estimate": "estimator.pipeline",
 }
 
-__all__ = ["BatchEstimate", "DeviceProfile", "Estimate", "EstimatorError", "TrainingJob", "estimate"]
+__all__ = ["Advice", "BatchEstimate", "DeviceProfile", "Estimate", "EstimatorError", "TrainingJob", "advise", "estimate"]
 
 
 def __getattr__(name: str) -> Any:

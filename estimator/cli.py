@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from estimator import __version__
+from estimator.commands.advise import advise
 from estimator.commands.check import check
 from estimator.commands.devices import devices
 from estimator.commands.plan import plan
@@ -17,7 +18,7 @@ from estimator.commands.schema import schema
 from estimator.commands.slurm import slurm
 from estimator.commands.version import version
 
-COMMANDS = (predict, check, plan, slurm, devices, replay, schema, version)
+COMMANDS = (predict, advise, check, plan, slurm, devices, replay, schema, version)
 
 app = typer.Typer(
     name="batch-estimator",

@@ -36,7 +36,7 @@ def test_every_list_is_sorted_and_names_nothing_twice() -> None:
 @pytest.mark.pure
 def test_the_public_names_are_these() -> None:
     assert estimator.__all__ == [
-        "BatchEstimate", "DeviceProfile", "Estimate", "EstimatorError", "TrainingJob", "estimate",
+        "Advice", "BatchEstimate", "DeviceProfile", "Estimate", "EstimatorError", "TrainingJob", "advise", "estimate",
     ]  # fmt: skip
 
 
