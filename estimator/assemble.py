@@ -44,10 +44,7 @@ def assemble(
     `fvcore` is what fvcore counted of the same step (`FvcoreCounts`), None where it could not be asked.
     """
     model = evaluator.model
-    best = evaluator.at(max(1, solution.largest))
-    following = None if solution.unlimited else evaluator.at(solution.largest + 1) if solution.largest else best
-    exact = evaluator.context_low == evaluator.context_high and not model.has_interval(max(1, solution.largest))
-    low = solution if exact else solve("low")
+    best, following, low, without_retries = replayed(evaluator, solution, solve)
     answer = Estimate(
         job=job.name,
         settings={**{name: getattr(job, name) for name in _SETTINGS}, "optimizer": _optimizer_name(job)},
@@ -55,7 +52,7 @@ def assemble(
         torch_version=target.torch_version,
         max_batch_size=solution.largest,
         max_batch_size_low=max(low.largest, solution.largest),
-        max_batch_size_without_retries=_without_retries(evaluator, solution.largest),
+        max_batch_size_without_retries=without_retries,
         limited_by=_limit(solution, following, best),
         best=best,
         next=following if solution.largest else None,
@@ -69,6 +66,21 @@ def assemble(
     answer._graph = model.graph.fx
     answer._model = model
     return answer
+
+
+def replayed(
+    evaluator: Evaluator, solution: Solution, solve: Callable[[str], Solution]
+) -> tuple[BatchEstimate, BatchEstimate | None, Solution, int]:
+    """All of an answer that takes replays: the largest batch, the next, the low end, the largest without retries.
+
+    The evaluator keeps them: asked ahead of time, `assemble` has them at once.
+    """
+    largest = max(1, solution.largest)
+    best = evaluator.at(largest)
+    following = None if solution.unlimited else evaluator.at(solution.largest + 1) if solution.largest else best
+    exact = evaluator.context_low == evaluator.context_high and not evaluator.model.has_interval(largest)
+    low = solution if exact else solve("low")
+    return best, following, low, _without_retries(evaluator, solution.largest)
 
 
 def _optimizer_name(job: TrainingJob) -> str | None:
@@ -144,7 +156,7 @@ def _disagreements(evaluator: Evaluator, fvcore: Any) -> Iterator[Warning]:
 def _modules(evaluator: Evaluator, best: BatchEstimate) -> tuple[ModuleBytes, ...]:
     """Bytes alive at the peak, by the module whose op made them; parameters by their own module."""
     model = evaluator.model
-    ledger = model.at(best.batch_size)
+    ledger = evaluator.ledger(best.batch_size)
     peak = evaluator.unlimited(best.batch_size).peak_event
     live: dict[int, Any] = {}
     for event in ledger.events[: peak + 1]:

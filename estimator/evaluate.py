@@ -51,7 +51,8 @@ class Evaluator:
 
     # ------------------------------------------------------------ replays
 
-    def _ledger(self, n: int, which: str) -> Ledger:
+    def ledger(self, n: int, which: str = "typical") -> Ledger:
+        """What the job asks of the allocator."""
         key = (n, which)
         if key not in self._ledgers:
             while len(self._ledgers) >= LEDGERS_KEPT:
@@ -64,7 +65,7 @@ class Evaluator:
         which = self._same_if_exact(n, which)
         key = (n, which)
         if key not in self._free:
-            self._free[key] = self._replay(self._ledger(n, which), NO_LIMIT)
+            self._free[key] = self._replay(self.ledger(n, which), NO_LIMIT)
         return self._free[key]
 
     def limited(self, n: int, which: str) -> Any:
@@ -78,7 +79,7 @@ class Evaluator:
         """The replay under a limit. Where the limit is never felt, it is the replay without one too."""
         key = (n, which, limit)
         if key not in self._limited:
-            found = self._limited[key] = self._replay(self._ledger(n, which), limit)
+            found = self._limited[key] = self._replay(self.ledger(n, which), limit)
             if not found.num_refused:
                 self._free.setdefault((n, which), found)
         return self._limited[key]
@@ -100,16 +101,17 @@ class Evaluator:
         limit = self.limit_bytes(which)
         free = self._free.get((n, key))
         if free is not None and free.peak_reserved_bytes <= limit:
-            return True
-        if (free is None or free.peak_requested_bytes > limit) and _needed_bytes(self._ledger(n, key)) > limit:
+            return bool(free.oom is None)
+        if (free is None or free.peak_requested_bytes > limit) and _needed_bytes(self.ledger(n, key)) > limit:
             return False
-        return self._under(n, key, limit).oom is None
+        return bool(self._under(n, key, limit).oom is None)
 
     def fits_without_retries(self, n: int) -> bool:
         """Whether it runs at the high end without the allocator ever giving segments back."""
         if self.context_high > self.device.capacity_bytes:
             return False
-        return bool(self.unlimited(n, "high").peak_reserved_bytes <= self.limit_bytes("high"))
+        found = self.limited(n, "high")
+        return bool(found.peak_reserved_bytes <= self.limit_bytes("high") and not found.num_refused)
 
     # ------------------------------------------------------------ the record
 
@@ -120,7 +122,7 @@ class Evaluator:
         typical = self.limited(n, "typical") if fits else free
         shown = typical if typical.oom is None else free
         high, low = self.limited(n, "high") if fits else self.unlimited(n, "high"), self.unlimited(n, "low")
-        ledger = self._ledger(n, "typical")
+        ledger = self.ledger(n, "typical")
         lines = tuple(self._lines(ledger, shown, n))
         device_bytes = shown.peak_reserved_bytes + self.context
         index = shown.peak_event
@@ -166,7 +168,7 @@ class Evaluator:
         oom = self._under(n, key, limit).oom
         if oom is None:
             return ""
-        event = self._ledger(n, key).events[oom.event]
+        event = self.ledger(n, key).events[oom.event]
         op = self.model.ops[event.op] if event.op >= 0 else None
         place = f"{op.name} of module {op.module or '(root)'}" if op is not None else "an allocation outside any op"
         return f"{oom.phase}: {place} asks for {format_bytes(oom.size_bytes)}"
@@ -202,7 +204,7 @@ class Evaluator:
 
     def timeline(self, n: int, points: int = 2000) -> tuple[TimelinePoint, ...]:
         """Live requested bytes by category over the program, the highest point of each stretch of events."""
-        ledger = self._ledger(n, "typical")
+        ledger = self.ledger(n, "typical")
         stretch = max(1, len(ledger.events) // points)
         live: dict[str, int] = dict.fromkeys(LINE_OF.values(), 0)
         out: list[TimelinePoint] = []

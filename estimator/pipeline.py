@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from estimator.device import DeviceProfile, Target
 from estimator.errors import CannotPredictError, DataDependentError, EstimatorError, FitError, MissingKernelError
 from estimator.evaluate import Evaluator
-from estimator.fit import MemoryModel, compare, fit, unlike_steps
+from estimator.fit import MemoryModel, compare, first_step_vouches, fit, residual, unlike_steps
 from estimator.job import TrainingJob
 from estimator.result import Estimate, Warning
 from estimator.solve import Solution, largest_batch
@@ -104,6 +104,7 @@ class _Run:
     ) -> None:  # fmt: skip
         self.job, self.target, self.clock, self.say = job, target, clock, say
         self.traces, self.conf, self.cross_check = traces, conf, cross_check
+        self._solved: dict[str, Solution] = {}
         self.real_run = False
         self.confirmed_at: int | None = None
         self.warnings: list[Warning] = [Warning(code="job", message=note) for note in job.notes]
@@ -127,10 +128,15 @@ class _Run:
         """Steps of the traces after the first; as many as of the first where something follows the steps."""
         return LONG_STEPS if self.job.goes_on_after_steps else SHORT_STEPS
 
-    def trace(self, *sizes: int, steps: Sequence[int] = ()) -> list[StepGraph]:
+    def trace(
+        self, *sizes: int, steps: Sequence[int] = (), meanwhile: Callable[[], object] | None = None
+    ) -> list[StepGraph]:
         """The traces at several batch sizes; of two steps each unless told otherwise."""
         counts = steps or [self.short_steps] * len(sizes)
-        return self.traces.at(self.target, sizes, counts, real_run=self.real_run, say=self.say, stage=self.clock.stage)
+        return self.traces.at(
+            self.target, sizes, counts, real_run=self.real_run, say=self.say, stage=self.clock.stage,
+            meanwhile=meanwhile,
+        )  # fmt: skip
 
     def fitted(self, graphs: list[StepGraph]) -> MemoryModel:
         from estimator import scratch
@@ -152,6 +158,7 @@ class _Run:
     def evaluator(self, model: MemoryModel) -> Evaluator:
         from estimator.devices.context import context_interval
 
+        self._solved.clear()
         return Evaluator(model, self.target.device, context_interval(self.target.device), self._replay())
 
     def _replay(self) -> Callable[[Any, int | None], Any]:
@@ -165,14 +172,31 @@ class _Run:
         )
 
     def solve(self, evaluator: Evaluator, which: str) -> Solution:
-        start = evaluator.model.calibration_sizes[0]
-        with self.clock.stage("solve"):
-            return largest_batch(
-                lambda n: evaluator.fits(n, which),
-                lambda n: evaluator.unlimited(n, which).peak_reserved_bytes,
-                evaluator.limit_bytes(which),
-                start,
-            )
+        found = self._solved.get(which)
+        if found is None:
+            with self.clock.stage("solve"):
+                found = self._solved[which] = largest_batch(
+                    lambda n: evaluator.fits(n, which),
+                    lambda n: evaluator.unlimited(n, which).peak_reserved_bytes,
+                    evaluator.limit_bytes(which),
+                    evaluator.model.calibration_sizes[0],
+                )
+        return found
+
+    def _confirming(self, n: int, evaluator: Evaluator, solution: Solution) -> StepGraph:
+        """A trace that shows whether the model is right at `n`; beside it the replays that the answer then needs."""
+        from estimator.assemble import replayed
+
+        model = evaluator.model
+        steps = 1 if first_step_vouches(model) and not self.job.goes_on_after_steps else self.short_steps
+        seen = self.traces.beyond(self.target, n, steps)
+        if seen is not None and (
+            seen.batch_size == n or (residual(model, seen) == 0 and seen.batch_size not in model.calibration_sizes)
+        ):
+            return seen  # a larger batch vouches for this one
+        return self.trace(
+            n, steps=(steps,), meanwhile=lambda: replayed(evaluator, solution, partial(self.solve, evaluator))
+        )[0]
 
     # ------------------------------------------------------------ the way through
 
@@ -251,15 +275,11 @@ class _Run:
             n = max(1, solution.largest)
             if solution.unlimited or self.real_run or n in evaluator.model.calibration_sizes:
                 return evaluator, solution
-            seen = self.traces.beyond(self.target, n, self.short_steps) or self.trace(n)[0]
-            residual = _residual(evaluator.model, seen)
-            if seen.batch_size != n and (residual != 0 or seen.batch_size in evaluator.model.calibration_sizes):
-                seen = self.trace(n)[0]  # a larger batch does not vouch for this one
-                residual = _residual(evaluator.model, seen)
-            if residual == 0:
+            seen = self._confirming(n, evaluator, solution)
+            if residual(evaluator.model, seen) == 0:
                 self.confirmed_at = seen.batch_size
                 return evaluator, solution
-            graphs = self.refit(graphs, seen, residual)
+            graphs = self.refit(graphs, n, evaluator.model)
             evaluator = self.evaluator(self.fitted(graphs))
             solution = self.solve(evaluator, "high")
         self._warn(
@@ -268,10 +288,10 @@ class _Run:
         )
         return evaluator, solution
 
-    def refit(self, graphs: list[StepGraph], seen: StepGraph, residual: int | None) -> list[StepGraph]:
+    def refit(self, graphs: list[StepGraph], n: int, model: MemoryModel) -> list[StepGraph]:
         """Choose the traces of the next model: a parabola where sizes bend, a local line where the program changes."""
-        n = seen.batch_size
-        if residual is not None and len(graphs) == 2:
+        seen = self.trace(n)[0]
+        if residual(model, seen) is not None and len(graphs) == 2:
             model = self.fitted([*graphs, seen])
             bent = [c for c in model.curves if c.degree == 2]
             self._warn(
@@ -293,12 +313,3 @@ class _Run:
 
     def _warn(self, code: str, message: str) -> None:
         self.warnings.append(Warning(code=code, message=message))
-
-
-def _residual(model: MemoryModel, seen: StepGraph) -> int | None:
-    """Sum of absolute differences between predicted and traced storage sizes; None where the program differs."""
-    if compare(model.graph, seen):
-        return None
-    n = seen.batch_size
-    traced = [e.size_bytes for e in seen.events if e.is_alloc]
-    return sum(abs(curve.at(n) - size) for curve, size in zip(model.curves, traced, strict=False))

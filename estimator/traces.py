@@ -77,10 +77,12 @@ class Traces:
         real_run: bool = False,
         say: Callable[[str], None] = lambda text: None,
         stage: Stage = lambda name: nullcontext(),
+        meanwhile: Callable[[], object] | None = None,
     ) -> list[StepGraph]:
         """Give the traces at several batch sizes, each of so many steps; those to be made are made at once.
 
-        With `real_run` values are read in a tiny real run on this machine's CPU.
+        With `real_run` values are read in a tiny real run on this machine's CPU. `meanwhile` is work that may be done
+        here while other processes trace; it is left out where none do.
 
         Raises:
             EstimatorError: see `estimator.trace.trace` and `estimator.trace.isolate.run_isolated`. Asked again for a
@@ -96,7 +98,7 @@ class Traces:
             say(f"tracing batch {' and '.join(str(sizes[i]) for i in missing)}")
             try:
                 with stage("trace"):
-                    made = self._make(target, [(sizes[i], steps[i]) for i in missing], real_run)
+                    made = self._make(target, [(sizes[i], steps[i]) for i in missing], real_run, meanwhile)
             except TraceDiedError:  # it may have been the machine's fault
                 raise
             except EstimatorError as error:
@@ -122,7 +124,13 @@ class Traces:
                 return graph
         return None
 
-    def _make(self, target: Target, wanted: Sequence[tuple[int, int]], real_run: bool) -> list[StepGraph]:
+    def _make(
+        self,
+        target: Target,
+        wanted: Sequence[tuple[int, int]],
+        real_run: bool,
+        meanwhile: Callable[[], object] | None,
+    ) -> list[StepGraph]:
         from estimator.trace import trace, warm_up
         from estimator.trace.isolate import run_isolated
 
@@ -133,7 +141,7 @@ class Traces:
             # The children collect garbage: what is here already they need neither look through nor get copies of.
             gc.freeze()
             try:
-                return run_isolated(tasks, self._limit)
+                return run_isolated(tasks, self._limit, meanwhile)
             finally:
                 gc.unfreeze()
         return [task() for task in tasks]

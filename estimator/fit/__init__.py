@@ -1,7 +1,8 @@
 """From traces at a few batch sizes to a model that gives the ledger at any: `fit(graphs, ...) -> MemoryModel`."""
 
 from estimator.fit.align import compare
+from estimator.fit.confirm import first_step_vouches, residual
 from estimator.fit.model import MemoryModel, fit
 from estimator.fit.repeat import unlike_steps
 
-__all__ = ["MemoryModel", "compare", "fit", "unlike_steps"]
+__all__ = ["MemoryModel", "compare", "first_step_vouches", "fit", "residual", "unlike_steps"]

@@ -78,10 +78,12 @@ class Child(Generic[T]):
         self._pipe.close()
 
 
-def run_isolated(tasks: Sequence[Callable[[], T]], time_limit_seconds: float) -> list[T]:
+def run_isolated(
+    tasks: Sequence[Callable[[], T]], time_limit_seconds: float, meanwhile: Callable[[], object] | None = None
+) -> list[T]:
     """Run tasks at the same time, each in a fork of this process, and give their results in order.
 
-    A task that torch refuses to run in a fork is run here instead.
+    A task that torch refuses to run in a fork is run here instead. `meanwhile` is run here beside them.
 
     Raises:
         EstimatorError: what a task raised.
@@ -90,6 +92,8 @@ def run_isolated(tasks: Sequence[Callable[[], T]], time_limit_seconds: float) ->
     deadline = time.monotonic() + time_limit_seconds
     children = [Child(task) for task in tasks]
     try:
+        if meanwhile is not None:
+            meanwhile()
         return [child.result(deadline, time_limit_seconds) for child in children]
     finally:
         for child in children:

@@ -103,6 +103,11 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     # ------------------------------------------------------------ ops
 
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        """No: torch would wrap each call in switches of its compiler, and nothing is compiled in a trace."""
+        return False
+
     def _spec(self, t: Tensor) -> TensorSpec:
         name = self._dtype_names.get(t.dtype)
         if name is None:

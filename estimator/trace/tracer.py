@@ -156,6 +156,7 @@ def _collect_cycles(graph: StepGraph, recorder: Recorder, index: int) -> None:
     """Free what only reference cycles keep: in a real run Python would do so at a time nobody knows."""
     before = len(graph.events)
     gc.collect()
+    gc.freeze()  # nor what this step left
     freed = sum(e.size_bytes for e in graph.events[before:] if not e.is_alloc)
     if freed >= 1 << 20:
         text = (
