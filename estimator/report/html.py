@@ -1,8 +1,8 @@
 """A plan, or one estimate, as a single HTML file that opens from disk: styles, scripts and figures are inside it.
 
 What comes from the user's program (names, errors) is escaped wherever it stands: in the markup by jinja2, in the
-figures' JSON here, in the plots by `figures.js`. A Content-Security-Policy names the scripts by their hashes, so that
-even text which slipped through would not run, and nothing is fetched from anywhere.
+figures' JSON here; the scripts set it as text only. A Content-Security-Policy names the scripts by their hashes, so
+that even text which slipped through would not run, and nothing is fetched from anywhere.
 """
 
 from __future__ import annotations
@@ -21,8 +21,7 @@ if TYPE_CHECKING:
     from estimator.result import Estimate
 
 _HERE = Path(__file__).parent
-PLOTLY = _HERE / "vendor" / "plotly-cartesian.min.js"
-_SCRIPTS = (PLOTLY, _HERE / "templates" / "figures.js", _HERE / "templates" / "page.js")
+_SCRIPTS = (_HERE / "templates" / "figures.js", _HERE / "templates" / "page.js")
 
 
 def report_html(document: Mapping[str, Any]) -> str:

@@ -1,159 +1,219 @@
 "use strict";
-// The plots of one cell, and the heatmap of all. Names come from the user's program: they are escaped for Plotly, which
-// reads some HTML in its texts, and are set as textContent everywhere else.
+// The figures, drawn as SVG and tables. Names come from the user's program: they are only ever set as text.
 const DATA = JSON.parse(document.getElementById("data").textContent);
-const GIB = 2 ** 30;
-const DARK = window.matchMedia("(prefers-color-scheme: dark)");
+const UNITS = [[2 ** 40, "TiB"], [2 ** 30, "GiB"], [2 ** 20, "MiB"], [1024, "KiB"], [1, "B"]];
 const CATEGORIES = {
-  parameters: ["#4c6f9c", "parameters"], buffers: ["#98a6b3", "buffers"], optimizer_state: ["#8a78b0", "optimizer state"],
-  gradients: ["#b884a6", "gradients"], inputs: ["#5fa8a0", "inputs"], activations: ["#dda555", "activations"],
-  temporaries: ["#cf7a5f", "temporaries"], library_workspaces: ["#87975f", "library workspaces"],
-  allocator_rounding: ["#b5b3ac", "allocator rounding"], allocator_fragmentation: ["#99968e", "allocator fragmentation"],
-  cuda_context: ["#75797f", "CUDA context"],
+  parameters: "parameters", buffers: "buffers", optimizer_state: "optimizer state", gradients: "gradients", inputs: "inputs",
+  activations: "activations", temporaries: "temporaries", library_workspaces: "library workspaces",
+  allocator_rounding: "allocator rounding", allocator_fragmentation: "allocator fragmentation", cuda_context: "CUDA context",
 };
-const CONFIG = { displayModeBar: false, responsive: true };
 
-function escaped(text) {
-  return String(text).replace(/&/g, "&amp;").replace(/</g, "&lt;").replace(/>/g, "&gt;");
-}
+// ------------------------------------------------------------ words and numbers
+
+const place = id => document.getElementById(id);
+const whole = number => number.toLocaleString("en-US");
+const tone = category => `var(--${category.replaceAll("_", "-")}, var(--quiet))`;
 function size(bytes) {
-  const sign = bytes < 0 ? "-" : "", count = Math.abs(bytes);
-  for (const [unit, name] of [[2 ** 40, "TiB"], [GIB, "GiB"], [2 ** 20, "MiB"], [1024, "KiB"]])
-    if (count >= unit) return sign + (count / unit).toFixed(2) + " " + name;
-  return sign + count + " B";
+  const count = Math.abs(bytes), [unit, name] = UNITS.find(([unit]) => count >= unit) || [1, "B"];
+  return `${bytes < 0 ? "-" : ""}${unit === 1 ? count : (count / unit).toFixed(2)} ${name}`;
 }
-function whole(number) { return number.toLocaleString("en-US"); }
-function colour(name) { return getComputedStyle(document.documentElement).getPropertyValue(name).trim(); }
 function label(category, device) {
-  return category === "cuda_context" && device.kind === "cpu" ? "process baseline" : (CATEGORIES[category] || [0, category])[1];
+  return category === "cuda_context" && device.kind === "cpu" ? "process baseline" : CATEGORIES[category] || category;
 }
-function layout(more) {
-  const axis = { gridcolor: colour("--line"), zerolinecolor: colour("--line"), linecolor: colour("--line"), automargin: true, fixedrange: true };
-  const { xaxis = {}, yaxis = {}, ...rest } = more;
-  return {
-    paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)", font: { color: colour("--ink"), size: 12, family: getComputedStyle(document.body).fontFamily },
-    margin: { l: 58, r: 16, t: 14, b: 44 }, hoverlabel: { bgcolor: colour("--panel"), bordercolor: colour("--line"), font: { color: colour("--ink") }, align: "left" },
-    xaxis: { ...axis, ...xaxis }, yaxis: { ...axis, ...yaxis }, ...rest,
-  };
+function shortened(text, most) { return text.length > most ? "…" + text.slice(1 - most) : text; }
+function make(tag, text, name) {
+  const made = document.createElement(tag);
+  if (text !== undefined) made.textContent = text;
+  if (name) made.className = name;
+  return made;
 }
-function nothing(id, why) {
-  Plotly.purge(id);
-  document.getElementById(id).replaceChildren(Object.assign(document.createElement("p"), { className: "quiet", textContent: why }));
+function svg(tag, attributes, text) {
+  const made = document.createElementNS("http://www.w3.org/2000/svg", tag);
+  for (const [name, value] of Object.entries(attributes || {})) made.setAttribute(name, value);
+  if (text !== undefined) made.textContent = text;
+  return made;
 }
-function draw(id, traces, more) {
-  const place = document.getElementById(id);
-  if (!place.classList.contains("js-plotly-plot")) place.replaceChildren();
-  return Plotly.react(place, traces, layout(more), CONFIG);
+
+// ------------------------------------------------------------ what figures share
+
+/** The plane of a figure: scales from zero to `mostX` and `mostY` (bytes), grid, and `add` to draw on it. */
+function plane(id, { height, mostX, mostY, ticksX, left = 62, top = 12, bottom = 40, right = 12, nameX }) {
+  const width = Math.max(280, place(id).clientWidth), root = svg("svg", { width, height, viewBox: `0 0 ${width} ${height}`, "aria-hidden": "true" });
+  const x = value => left + (width - left - right) * value / (mostX || 1), y = value => height - bottom - (height - top - bottom) * value / (mostY || 1);
+  const add = (tag, attributes, text) => root.appendChild(svg(tag, attributes, text));
+  const [unit, name] = UNITS.find(([unit]) => mostY >= unit) || [1, "B"];
+  for (const tick of ticks(mostY / unit, 5)) {
+    add("line", { class: tick ? "grid" : "axis", x1: left, x2: width - right, y1: y(tick * unit), y2: y(tick * unit) });
+    add("text", { class: "tick", x: left - 8, y: y(tick * unit) + 4, "text-anchor": "end" }, `${tick} ${name}`);
+  }
+  if (ticksX) for (const tick of ticks(mostX, Math.max(3, Math.min(8, width / 90)))) add("text", { class: "tick", x: x(tick), y: height - bottom + 18, "text-anchor": "middle" }, whole(tick));
+  if (nameX) add("text", { class: "tick", x: (left + width - right) / 2, y: height - 4, "text-anchor": "middle" }, nameX);
+  place(id).replaceChildren(root);
+  return { root, add, x, y, left, right: width - right, top, bottom: height - bottom, width };
 }
+/** Round numbers from 0 up to `most`, about `count` of them. */
+function ticks(most, count) {
+  if (!(most > 0)) return [0];
+  const power = 10 ** Math.floor(Math.log10(most / count)), step = [1, 2, 5, 10].map(n => n * power).find(n => most / n <= count);
+  return Array.from({ length: Math.floor(most / step + 1e-9) + 1 }, (_, i) => Number((i * step).toPrecision(6)));
+}
+/** A small note beside the pointer: a title and lines of [colour or "", words, figure]. */
+function tip(event, title, lines) {
+  const note = place("tip"), table = make("table");
+  for (const [colour, words, figure] of lines) {
+    const row = table.insertRow(), swatch = row.insertCell();
+    if (colour) swatch.appendChild(make("i")).style.background = colour;
+    row.append(make("td", words), make("td", figure || "", "number"));
+  }
+  note.replaceChildren(make("b", title), table);
+  note.hidden = false;
+  const { innerWidth, scrollX, scrollY } = window, wide = note.offsetWidth;
+  note.style.left = `${scrollX + Math.max(8, Math.min(event.clientX + 16, innerWidth - wide - 24))}px`;
+  note.style.top = `${scrollY + event.clientY + 18}px`;
+}
+function hide() { place("tip").hidden = true; }
+function legend(id, entries) {
+  const list = make("p", undefined, "legend");
+  for (const [colour, words] of entries) {
+    const entry = list.appendChild(make("span")), swatch = entry.appendChild(make("i"));
+    swatch.style.background = colour;
+    entry.append(words);
+  }
+  place(id).append(list);
+}
+function nothing(id, why) { place(id).replaceChildren(make("p", why, "quiet")); }
+
+// ------------------------------------------------------------ the figures
 
 function drawCurve(cell) {
-  const device = DATA.devices[cell.device], points = cell.curve;
-  const xs = points.map(p => p[0]), limit = cell.capacity_bytes / GIB, hover = points.map(p =>
-    `batch ${whole(p[0])}<br>${size(p[1])} (${size(p[2])} to ${size(p[3])})<br>${p[4] ? "fits" : "does not fit"}`);
-  const at = (key, fits) => points.map(p => fits === undefined || p[4] === fits ? p[key] / GIB : null);
-  const line = colour("--accent"), bad = colour("--bad");
-  const band = { mode: "lines", line: { width: 0 }, hoverinfo: "skip", showlegend: false, type: "scatter", x: xs };
-  const curve = (fits, tone, dash) => ({
-    type: "scatter", mode: "lines+markers", x: xs, y: at(1, fits), line: { color: tone, width: 2, dash }, marker: { color: tone, size: 7 },
-    text: hover, hovertemplate: "%{text}<extra></extra>", showlegend: false,
-  });
-  const annotations = [{
-    xref: "paper", x: 0, y: limit, xanchor: "left", yanchor: "bottom", showarrow: false, font: { color: bad },
-    text: `${escaped(device.title)}: ${size(cell.capacity_bytes)}`,
-  }];
-  const shapes = [{ type: "line", xref: "paper", x0: 0, x1: 1, y0: limit, y1: limit, line: { color: bad, width: 1.5, dash: "dash" } }];
+  const device = DATA.devices[cell.device], points = cell.curve, limit = cell.capacity_bytes, last = points[points.length - 1];
+  const p = plane("curve", { height: 320, mostX: last[0] * 1.04, mostY: Math.max(limit * 1.12, ...points.map(q => q[3])) * 1.02, ticksX: true, nameX: "batch size" });
+  p.add("rect", { class: "over", x: p.left, y: p.top, width: p.right - p.left, height: p.y(limit) - p.top });
+  const at = key => q => `${p.x(q[0]).toFixed(1)},${p.y(q[key]).toFixed(1)}`, fitting = points.filter(q => q[4]), failing = points.filter(q => !q[4]);
+  p.add("polygon", { class: "band", points: [...points.map(at(3)), ...[...points].reverse().map(at(2))].join(" ") });
+  p.add("polyline", { class: "curve failing", points: [...fitting.slice(-1), ...failing].map(at(1)).join(" ") });
+  p.add("polyline", { class: "curve", points: fitting.map(at(1)).join(" ") });
+  p.add("line", { class: "limit", x1: p.left, x2: p.right, y1: p.y(limit), y2: p.y(limit) });
+  p.add("text", { class: "limit-name", x: p.left + 6, y: p.y(limit) - 6 }, `${device.title}: ${size(limit)}`);
   if (cell.fits && !cell.unlimited) {
-    shapes.push({ type: "line", yref: "paper", y0: 0, y1: 1, x0: cell.max_batch_size, x1: cell.max_batch_size, line: { color: colour("--quiet"), width: 1, dash: "dot" } });
-    annotations.push({ x: cell.max_batch_size, yref: "paper", y: .02, xanchor: "right", yanchor: "bottom", showarrow: false, text: `largest ${whole(cell.max_batch_size)} `, font: { color: colour("--quiet") } });
+    const x = p.x(cell.max_batch_size);
+    p.add("line", { class: "mark", x1: x, x2: x, y1: p.y(limit), y2: p.bottom });
+    p.add("text", { class: "tick", x: x - 6, y: p.bottom - 8, "text-anchor": "end" }, `largest: ${whole(cell.max_batch_size)}`);
   }
-  return draw("curve", [
-    { ...band, y: at(2, true) },
-    { ...band, y: at(3, true), fill: "tonexty", fillcolor: line + "2e" },
-    curve(true, line, "solid"), curve(false, bad, "dot"),
-  ], { height: 330, xaxis: { title: { text: "batch size" }, rangemode: "tozero" }, yaxis: { title: { text: "GiB" }, rangemode: "tozero" }, shapes, annotations });
+  for (const q of points) {
+    p.add("circle", { class: q[4] ? "dot" : "dot failing", cx: p.x(q[0]), cy: p.y(q[1]), r: 3.6 });
+    const hit = p.add("circle", { class: "hit", cx: p.x(q[0]), cy: p.y(q[1]), r: 13 });
+    hit.addEventListener("pointermove", event => tip(event, `batch ${whole(q[0])}${q[4] ? "" : ": does not fit"}`, [["", "device memory", size(q[1])], ["", "low end", size(q[2])], ["", "high end", size(q[3])]]));
+    hit.addEventListener("pointerleave", hide);
+  }
 }
 
 function drawTimeline(cell) {
-  const device = DATA.devices[cell.device], line = cell.timeline, names = Object.keys(CATEGORIES).filter(name => name in line.changes);
-  const count = line.events.length, xs = Array.from({ length: count }, (_, i) => i);
-  const traces = names.map(name => {
-    let kib = 0;
-    const values = line.changes[name].map(change => (kib += change));
-    return {
-      type: "scatter", mode: "lines", stackgroup: "step", name: label(name, device), x: xs, y: values.map(v => v / 2 ** 20),
-      line: { width: 0, shape: "hv" }, fillcolor: CATEGORIES[name][0], text: values.map(v => size(v * 1024)), hovertemplate: "%{text}",
-    };
+  const device = DATA.devices[cell.device], line = cell.timeline, count = line.events.length;
+  const names = Object.keys(CATEGORIES).filter(name => name in line.changes);
+  const values = names.map(name => { let kib = 0; return line.changes[name].map(change => (kib += change) * 1024); });
+  const totals = Array.from({ length: count }, (_, i) => values.reduce((sum, of) => sum + of[i], 0));
+  const peak = totals.indexOf(Math.max(...totals));
+  const p = plane("timeline", { height: 330, mostX: count, mostY: totals[peak] * 1.1, top: 26, bottom: 26, nameX: "allocations and frees of the step, in order" });
+  let floor = new Array(count).fill(0);
+  names.forEach((name, index) => {
+    const top = floor.map((below, i) => below + values[index][i]), steps = of => of.map((v, i) => `${p.x(i).toFixed(1)},${p.y(v).toFixed(1)} ${p.x(i + 1).toFixed(1)},${p.y(v).toFixed(1)}`);
+    const back = floor.map((v, i) => `${p.x(i + 1).toFixed(1)},${p.y(v).toFixed(1)} ${p.x(i).toFixed(1)},${p.y(v).toFixed(1)}`).reverse();
+    p.add("polygon", { class: "area", style: `fill: ${tone(name)}`, points: [...steps(top), ...back].join(" ") });
+    floor = top;
   });
-  const shapes = [], annotations = [];
   line.phases.forEach(([name, start], index) => {
-    const end = index + 1 < line.phases.length ? line.phases[index + 1][1] : count - 1;
-    if (index) shapes.push({ type: "line", yref: "paper", y0: 0, y1: 1, x0: start, x1: start, line: { color: colour("--quiet"), width: 1, dash: "dot" } });
-    if (end - start >= count / 24) annotations.push({ x: (start + end) / 2, yref: "paper", y: 1, yanchor: "bottom", showarrow: false, text: escaped(name), font: { color: colour("--quiet"), size: 11 } });
+    const end = index + 1 < line.phases.length ? line.phases[index + 1][1] : count;
+    if (index) p.add("line", { class: "mark", x1: p.x(start), x2: p.x(start), y1: p.top - 14, y2: p.bottom });
+    if (p.x(end) - p.x(start) > 7 * name.length) p.add("text", { class: "tick", x: p.x((start + end) / 2), y: p.top - 8, "text-anchor": "middle" }, name);
   });
-  document.getElementById("timeline-note").textContent = `requested bytes at batch ${whole(line.batch_size)}${line.step ? ", " + line.step : ""}; each point the highest of its stretch`;
-  return draw("timeline", traces, {
-    height: 330, hovermode: "x unified", margin: { l: 58, r: 16, t: 24, b: 64 }, shapes, annotations,
-    xaxis: { showticklabels: false, showgrid: false, title: { text: "allocations and frees, in order", standoff: 6 }, unifiedhovertitle: { text: "" } },
-    yaxis: { title: { text: "GiB" }, rangemode: "tozero" }, legend: { orientation: "h", y: -.16, yanchor: "top", traceorder: "normal" },
+  const late = peak > count * .7;
+  p.add("circle", { class: "peak", cx: p.x(peak + .5), cy: p.y(totals[peak]), r: 3.6 });
+  p.add("text", { class: "peak-name", x: p.x(peak + .5) + (late ? -9 : 9), y: p.y(totals[peak]) + 4, "text-anchor": late ? "end" : "start" }, `peak ${size(totals[peak])}`);
+  const cursor = p.add("line", { class: "cursor", y1: p.top, y2: p.bottom, visibility: "hidden" });
+  const over = p.add("rect", { class: "hit", x: p.left, y: p.top, width: p.right - p.left, height: p.bottom - p.top });
+  over.addEventListener("pointermove", event => {
+    const shown = (event.clientX - p.root.getBoundingClientRect().left - p.left) / (p.right - p.left);
+    const i = Math.max(0, Math.min(count - 1, Math.floor(shown * count))), phase = line.phases.filter(entry => entry[1] <= i).pop();
+    cursor.setAttribute("x1", p.x(i + .5)); cursor.setAttribute("x2", p.x(i + .5)); cursor.setAttribute("visibility", "visible");
+    const lines = names.map((name, k) => [tone(name), label(name, device), values[k][i]]).filter(entry => entry[2]).reverse();
+    tip(event, `${phase ? phase[0] + ": " : ""}${size(totals[i])}`, lines.map(([colour, words, bytes]) => [colour, words, size(bytes)]));
   });
+  over.addEventListener("pointerleave", () => { hide(); cursor.setAttribute("visibility", "hidden"); });
+  legend("timeline", names.map(name => [tone(name), label(name, device)]));
+  place("timeline-note").textContent = `requested bytes at batch ${whole(line.batch_size)}${line.step ? ", " + line.step : ""}; each point is the highest of its stretch`;
 }
 
 function drawModules(cell) {
   const sum = row => row[1] + row[2] + row[3], most = Math.max(0, ...cell.modules.map(sum));
-  const rows = cell.modules.filter(row => sum(row) > most / 500).slice(0, 16).reverse();
+  const rows = cell.modules.filter(row => sum(row) > most / 500).slice(0, 16), step = 25;
   if (!rows.length) return nothing("modules", "No module keeps anything alive at the peak.");
-  const names = rows.map(row => escaped(row[0].length > 56 ? "…" + row[0].slice(-55) : row[0]));
-  const traces = [[1, "parameters"], [2, "activations"], [3, "temporaries"]].map(([key, name]) => ({
-    type: "bar", orientation: "h", name, y: rows.map((_, i) => i), x: rows.map(row => row[key] / GIB), marker: { color: CATEGORIES[name][0] },
-    text: rows.map(row => size(row[key])), textposition: "none", hovertemplate: "%{text}",
-  }));
-  return draw("modules", traces, {
-    barmode: "stack", bargap: .3, height: 90 + 24 * rows.length, hovermode: "y unified", margin: { l: 58, r: 16, t: 6, b: 60 },
-    xaxis: { title: { text: "GiB" } }, yaxis: { tickvals: rows.map((_, i) => i), ticktext: names, ticklabelstandoff: 6 },
-    legend: { orientation: "h", y: 1, yanchor: "bottom", traceorder: "normal" },
+  const letters = Math.min(48, Math.max(...rows.map(row => row[0].length)), Math.floor(place("modules").clientWidth * .4 / 7));
+  const p = plane("modules", { height: rows.length * step + 34, mostX: most, mostY: 0, left: 7 * letters + 22, right: 84, top: 4, bottom: 30 });
+  const parts = [[1, "parameters"], [2, "activations"], [3, "temporaries"]];
+  p.root.replaceChildren();
+  const [unit, name] = UNITS.find(([unit]) => most >= unit) || [1, "B"];
+  for (const tick of ticks(most / unit, 5)) {
+    p.add("line", { class: tick ? "grid" : "axis", x1: p.x(tick * unit), x2: p.x(tick * unit), y1: 2, y2: rows.length * step + 6 });
+    p.add("text", { class: "tick", x: p.x(tick * unit), y: rows.length * step + 24, "text-anchor": "middle" }, `${tick} ${name}`);
+  }
+  rows.forEach((row, index) => {
+    const y = index * step + 6;
+    let from = 0;
+    for (const [key, category] of parts) {
+      if (row[key]) p.add("rect", { class: "bar", style: `fill: ${tone(category)}`, x: p.x(from), y, width: Math.max(.8, p.x(from + row[key]) - p.x(from)), height: step - 9 });
+      from += row[key];
+    }
+    p.add("text", { class: "name", x: p.left - 10, y: y + 12, "text-anchor": "end" }, shortened(row[0], letters));
+    p.add("text", { class: "tick", x: p.x(from) + 7, y: y + 12 }, size(from));
+    const hit = p.add("rect", { class: "hit", x: 0, y: y - 4, width: p.width, height: step });
+    hit.addEventListener("pointermove", event => tip(event, row[0], parts.map(([key, category]) => [tone(category), category, size(row[key])])));
+    hit.addEventListener("pointerleave", hide);
   });
+  legend("modules", parts.map(([, category]) => [tone(category), category]));
 }
 
+/** A table: a row a job with its settings, a column a device, darker where a larger batch fits. */
 function drawHeatmap(settings, choose) {
-  const keys = new Map(), devices = DATA.order;
+  const rows = new Map(), devices = DATA.order;
   for (const cell of DATA.cells) {
+    const key = `${cell.job}\n${cell.settings}`;
     if (settings !== "" && cell.settings !== settings) continue;
-    const name = settings !== "" || !cell.settings ? cell.job : `${cell.job} · ${cell.settings}`;
-    if (!keys.has(name)) keys.set(name, new Map());
-    keys.get(name).set(cell.device, cell);
+    if (!rows.has(key)) rows.set(key, new Map());
+    rows.get(key).set(cell.device, cell);
   }
-  const names = [...keys.keys()].reverse();
-  const table = of => names.map(name => devices.map(device => of(keys.get(name).get(device))));
-  const short = n => n >= 1e6 ? (n / 1e6).toPrecision(3) + "M" : n >= 1e5 ? Math.round(n / 1e3) + "k" : whole(n);
-  const text = table(c => !c ? "" : c.status === "error" ? "–" : c.status === "pending" ? "…" : c.unlimited ? "any" : short(c.max_batch_size));
-  const hover = table(c => !c ? "" : `${escaped(c.job)}${c.settings ? "<br>" + escaped(c.settings) : ""}<br>${escaped(DATA.devices[c.device].title)}<br><b>${
-    c.max_batch_size === null ? escaped(c.status) : c.unlimited ? "memory does not limit it" : whole(c.max_batch_size)}</b>`);
-  const high = DARK.matches ? "#5f97cf" : "#2a5b8c", low = DARK.matches ? "#20303f" : "#e8eff5", none = DARK.matches ? "#4a2623" : "#f6dcd8";
-  const logs = table(c => c && c.fits && !c.unlimited ? Math.log10(c.max_batch_size) : null);
-  const failed = table(c => c && c.status === "does not fit" ? 1 : null), free = table(c => c && c.unlimited ? 1 : null);
-  const known = logs.flat().filter(v => v !== null), most = Math.max(1, ...known), least = Math.min(most - .5, ...known);
-  // Light words where the ground is dark: strong cells of the light scheme, weak and failed ones of the dark.
-  const is_light = v => DARK.matches ? v === null || (v - least) / (most - least) < .6 : v !== null && (v - least) / (most - least) > .6;
-  const ys = names.map((_, i) => i), xs = devices.map((_, i) => i);
-  const base = { type: "heatmap", x: xs, y: ys, xgap: 2, ygap: 2, showscale: false };
-  draw("heatmap", [
-    { ...base, z: failed, zmin: 0, zmax: 1, colorscale: [[0, none], [1, none]], hoverinfo: "skip" },
-    { ...base, z: free, zmin: 0, zmax: 1, colorscale: [[0, colour("--line")], [1, colour("--line")]], hoverinfo: "skip" },
-    { ...base, z: logs, zmin: least, zmax: most, colorscale: [[0, low], [1, high]], hoverinfo: "skip" },
-    ...[false, true].map(light => ({
-      ...base, z: table(() => 0), colorscale: [[0, "rgba(0,0,0,0)"], [1, "rgba(0,0,0,0)"]], customdata: hover, texttemplate: "%{text}",
-      text: text.map((row, y) => row.map((word, x) => light === is_light(logs[y][x]) ? word : "")),
-      textfont: { color: light ? "#ffffff" : "#1f2328" }, hovertemplate: "%{customdata}<extra></extra>",
-    })),
-  ], {
-    height: 64 + 27 * names.length, margin: { l: 20, r: 16, t: 44, b: 8 },
-    xaxis: { side: "top", tickvals: xs, ticktext: devices.map(d => escaped(DATA.devices[d].name)), showgrid: false, zeroline: false, ticks: "" },
-    yaxis: { tickvals: ys, ticktext: names.map(n => escaped(n.length > 64 ? n.slice(0, 63) + "…" : n)), showgrid: false, zeroline: false, ticks: "", ticklabelstandoff: 6 },
-  });
-  const place = document.getElementById("heatmap");
-  place.removeAllListeners("plotly_click");
-  place.on("plotly_click", event => {
-    const { x, y } = event.points[0], cell = keys.get(names[y]).get(devices[x]);
-    if (cell) choose(cell.index);
-  });
+  const scaled = cell => cell && cell.fits && !cell.unlimited ? Math.log10(cell.max_batch_size) : null;
+  const known = [...rows.values()].flatMap(row => [...row.values()].map(scaled)).filter(value => value !== null);
+  const most = Math.max(...known), least = Math.min(...known), has_settings = [...rows.keys()].some(key => !key.endsWith("\n"));
+  const word = cell => cell.status === "error" ? "–" : cell.status === "pending" ? "…" : cell.unlimited ? "any" : whole(cell.max_batch_size);
+  const table = make("table", undefined, "heat"), head = table.createTHead().insertRow(), body = table.createTBody();
+  const heads = ["Job", ...(has_settings ? ["Settings"] : []), ...devices];
+  head.append(...heads.map((name, index) => { const made = make("th", name); made.scope = "col"; made.className = index < heads.length - devices.length ? "" : "device"; return made; }));
+  let before = null;
+  for (const row of rows.values()) {
+    const first = row.values().next().value, line = body.insertRow(), job = make("th", first.job, "job"), same = first.job === before;
+    job.scope = "row";
+    if (same) job.classList.add("same");
+    else line.className = "first";
+    line.append(job, ...(has_settings ? [make("td", first.settings || "as the job says", "settings")] : []));
+    before = first.job;
+    for (const device of devices) {
+      const cell = row.get(device), box = line.insertCell();
+      if (!cell) continue;
+      const button = box.appendChild(make("button", word(cell))), value = scaled(cell);
+      button.type = "button";
+      button.dataset.index = cell.index;
+      button.className = cell.status === "does not fit" ? "none" : value === null ? "other" : "";
+      if (value !== null) {
+        const heat = most > least ? (value - least) / (most - least) : .5;
+        button.style.setProperty("--heat", `${(100 * heat).toFixed(1)}%`);
+        button.classList.toggle("strong", heat > .45);
+      }
+      button.title = `${cell.job}${cell.settings ? ", " + cell.settings : ""} on ${DATA.devices[device].title}: ${
+        cell.max_batch_size === null ? cell.status : cell.unlimited ? "memory does not limit it" : cell.fits ? "batch " + whole(cell.max_batch_size) : "not even one sample fits"}`;
+      button.disabled = !cell.curve;
+      button.addEventListener("click", () => choose(cell.index));
+    }
+  }
+  place("heatmap").replaceChildren(table);
 }

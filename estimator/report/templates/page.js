@@ -1,8 +1,7 @@
 "use strict";
 // What is chosen, and the table: sorted by the buttons in its heads, filtered by the form above it.
 (() => {
-  const place = id => document.getElementById(id), cells = DATA.cells;
-  const make = (tag, text, name) => Object.assign(document.createElement(tag), { textContent: text, className: name || "" });
+  const cells = DATA.cells;
   const drawn = cells.filter(cell => cell.curve), unique = values => [...new Set(values)];
   let current = drawn.find(cell => cell.fits) || drawn[0] || null;
 
@@ -30,7 +29,7 @@
     const device = DATA.devices[cell.device], rows = cell.lines.filter(line => line[1] !== 0).map(([name, bytes, known]) => {
       const row = document.createElement("tr"), share = make("td", "", "share"), bar = document.createElement("span");
       bar.style.width = `${Math.max(1, 100 * bytes / cell.device_bytes).toFixed(1)}%`;
-      bar.style.background = (CATEGORIES[name] || ["#888"])[0];
+      bar.style.background = tone(name);
       share.append(bar);
       row.append(make("td", label(name, device)), make("td", size(bytes), "number"), share, make("td", known, "quiet"));
       return row;
@@ -59,11 +58,15 @@
       fill(place("choose-settings"), unique(mine.map(other => other.settings)), cell.settings, text => text || "as the job says");
       fill(place("choose-device"), unique(same.map(other => other.device)), cell.device, name => DATA.devices[name].title);
     }
-    verdict(cell); lines(cell); facts(cell);
-    return Promise.all([drawCurve(cell), drawTimeline(cell), drawModules(cell)]);
+    verdict(cell); lines(cell); facts(cell); figures();
+    for (const button of document.querySelectorAll(".heat button")) button.setAttribute("aria-pressed", Number(button.dataset.index) === cell.index);
+  }
+  function figures() {
+    hide();
+    drawCurve(current); drawTimeline(current); drawModules(current);
   }
   function choose(index) {
-    const cell = cells[index];
+    const cell = cells[Number(index)];
     if (!cell.curve) return;
     show(cell);
     place("details").scrollIntoView();
@@ -82,7 +85,7 @@
       const rows = unique(cells.map(cell => `${cell.job}\n${cell.settings}`)).length;
       fill(select, ["", ...all.filter(Boolean)], rows > 40 && all.length > 1 ? all[0] : "", text => text || "all");
       place("heatmap-choice").hidden = all.length < 2;
-      select.addEventListener("change", () => drawHeatmap(select.value, choose));
+      select.addEventListener("change", () => { drawHeatmap(select.value, choose); if (current) show(current); });
     }
     drawHeatmap(select.value, choose);
   }
@@ -126,12 +129,16 @@
     filter();
   }
 
-  function all() {
-    heatmap();
-    return current ? show(current) : Promise.resolve();
-  }
   for (const id of ["choose-job", "choose-settings", "choose-device"]) if (place(id)) place(id).addEventListener("change", pick);
   if (place("table")) table();
-  DARK.addEventListener("change", all);
-  all().then(() => document.documentElement.setAttribute("data-drawn", "yes"));
+  heatmap();
+  if (current) {
+    show(current);
+    let width = place("details").clientWidth;
+    new ResizeObserver(() => {
+      if (place("details").clientWidth !== width) figures();
+      width = place("details").clientWidth;
+    }).observe(place("details"));
+  }
+  document.documentElement.setAttribute("data-drawn", "yes");
 })();
