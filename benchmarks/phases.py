@@ -28,6 +28,8 @@ def kind_of(phase: str) -> str:
     head, _, tail = phase.partition(".")
     if tail.startswith(("token", "end")):
         tail = "tokens"
+    if phase == "generate.batch":  # where the copy ends and the prompt begins is not marked alike
+        tail = "prompt"
     if head.startswith("step"):
         head = "step0" if head == "step0" else "steps"
         return f"{head}.{tail}" if tail in ("prompt", "tokens") else head

@@ -130,6 +130,9 @@ def _by_transformers(model: nn.Module, wanted: Generation) -> Callable[..., Any]
         )
 
     def call(_: nn.Module, batch: Any, new_tokens: int) -> Any:
+        for layer in getattr(getattr(model, "_cache", None), "layers", ()):
+            # A static cache stays with the model and is set to zero before it is used again: nothing of it is filled.
+            layer.get_seq_length = lambda *_: 0
         given = (
             batch if isinstance(batch, dict) else {"inputs": batch[0] if isinstance(batch, (tuple, list)) else batch}
         )
