@@ -70,12 +70,12 @@ def _failures(found: Sequence[dict[str, Any]]) -> Iterator[str]:
 
 
 def _all(found: Sequence[dict[str, Any]]) -> Iterator[str]:
-    yield "| model | parameters | ops of two steps | CPU s | s | RSS MiB | warnings |"
-    yield "|---|---|---|---|---|---|---|"
+    yield "| model | parameters | steps | ops | CPU s | s | RSS MiB | warnings |"
+    yield "|---|---|---|---|---|---|---|---|"
     for group in GROUPS:
         for f in sorted((f for f in found if f["group"] == group and f["ok"]), key=lambda f: str(f["name"])):
             yield (
-                f"| {group}/{f['name']} | {f['parameter_count']:,} | {f['ops']} | {f['cpu_seconds']:.1f} | {f['seconds']:.1f} |"
+                f"| {group}/{f['name']} | {f['parameter_count']:,} | {f['steps']} | {f['ops']} | {f['cpu_seconds']:.1f} | {f['seconds']:.1f} |"
                 f" {f['peak_rss_bytes'] / 2**20:.0f} | {', '.join(f['warnings'])} |"
             )
 

@@ -17,7 +17,7 @@ pytestmark = pytest.mark.torch
 def result(name: str, **more: Any) -> dict[str, Any]:
     good = {
         "group": "timm", "name": name, "ok": True, "seconds": 2.0, "cpu_seconds": 1.0, "peak_rss_bytes": 3 << 20,
-        "ops": 5, "parameter_count": 1000, "warnings": [],
+        "steps": 1, "ops": 5, "parameter_count": 1000, "warnings": [],
     }  # fmt: skip
     return {**good, **more}
 
@@ -59,7 +59,7 @@ def test_report_sums_and_names_what_failed() -> None:
     text = coverage_report.markdown([result("a"), bad])
     assert "| timm | 2 | 1 | 50.0% | 2 | 1.0 | 1.0 | 2.0 | 2.0 | 3 |" in text
     assert "| timm/b | DataDependentError | aten.a\\|b | timm/f.py:3 | traced |" in text
-    assert "| timm/a | 1,000 | 5 | 1.0 | 2.0 | 3 |  |" in text
+    assert "| timm/a | 1,000 | 1 | 5 | 1.0 | 2.0 | 3 |  |" in text
 
 
 def test_last_result_of_a_model_counts(tmp_path: Path) -> None:

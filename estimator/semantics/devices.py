@@ -52,6 +52,7 @@ class DeviceNames(TorchFunctionMode):
             Tensor.is_cpu.__get__: lambda t: not on_device(t) and t.device.type == "cpu",
             Tensor.get_device: lambda t: 0 if on_device(t) else -1,
             Tensor.__setitem__: _set_item,
+            Tensor.new_tensor: _new_tensor,
             torch.tensor: _from_data(torch.tensor),
             torch.as_tensor: _from_data(torch.as_tensor),
             torch.asarray: _from_data(torch.asarray),
@@ -115,6 +116,17 @@ def _from_data(make: Callable[..., Tensor]) -> Callable[..., Tensor]:
         return make(*args, device=HOST, **kwargs).to(DEVICE).requires_grad_(requires_grad)
 
     return made
+
+
+def _new_tensor(t: Tensor, data: Any, **kwargs: Any) -> Tensor:
+    """Make a tensor of Python data like another: where it is, of its type; torch would make it on the host."""
+    place = kwargs.pop("device", None)
+    if place is None:
+        place = DEVICE if on_device(t) else t.device
+    dtype = kwargs.pop("dtype", None) or (data.dtype if isinstance(data, Tensor) else t.dtype)
+    if isinstance(data, Tensor):
+        return data.detach().clone().to(_mapped(place), dtype).requires_grad_(kwargs.get("requires_grad", False))
+    return _from_data(torch.tensor)(data, dtype=dtype, device=DEVICE if place == DEVICE else place, **kwargs)
 
 
 def _patch_fakes(overlay: Overlay) -> None:

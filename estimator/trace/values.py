@@ -16,6 +16,8 @@ from torch._subclasses.fake_tensor import FakeTensor
 from torch.utils._mode_utils import no_dispatch
 from torch.utils._pytree import tree_leaves, tree_map_only
 
+from estimator.trace.uniform import healthy_result, uniform_result
+
 DISCRETE_LIMIT_COUNT = 1 << 23
 """Elements up to which integers, booleans and constants are followed: token batches and masks, not images."""
 TINY_LIMIT_COUNT = 1 << 12
@@ -136,6 +138,7 @@ class Follower:
                 ):
                     return
             elif not _small(out) and not (_is_constant_maker(func) and out.numel() <= DISCRETE_LIMIT_COUNT):
+                self._follow_large(func, args, kwargs, out, random)
                 return
         filler = _FILLERS.get(func._schema.name)
         if filler is not None and out.numel() <= DISCRETE_LIMIT_COUNT:
@@ -149,6 +152,8 @@ class Follower:
         if any(v is None for v in values) or (not given and not _makes_constant(func, random)):
             if mutable:
                 _forget(func, args, kwargs, given)
+            elif isinstance(out, Tensor):
+                self._look_for_nan(func, args, out)
             return
         with no_dispatch(), torch.no_grad():
             try:
@@ -161,6 +166,31 @@ class Follower:
                 return
         if not mutable or any(o is not g for o, g in zip(tree_leaves(out), given, strict=False)):
             self._attach(out, real, given, values)
+
+    def _follow_large(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], out: Tensor, random: bool) -> None:
+        """Follow a tensor whose values are too many to be kept: one value, or a view of what is known."""
+        if random or out.layout is not torch.strided:
+            return
+        with no_dispatch(), torch.no_grad():
+            if func.is_view:
+                if (value := known_value(args[0])) is not None:
+                    self._attach(out, func(value, *args[1:], **kwargs), [args[0]], [value])
+                return
+            try:
+                value = uniform_result(func, args, _on_host(kwargs), out, known_value)
+            except Exception:  # an op the host cannot do: its value is just not known
+                return
+            if value is not None:
+                out._known = Known(value)  # type: ignore[attr-defined]
+        if value is None:
+            self._look_for_nan(func, args, out)
+
+    @staticmethod
+    def _look_for_nan(func: Any, args: tuple[Any, ...], out: Tensor) -> None:
+        found = healthy_result(func, args)
+        if found is not None:
+            with no_dispatch():
+                out._known = Known(_filled(out, found))  # type: ignore[attr-defined]
 
     def _known_although_random(self, given: list[Tensor], out: Any) -> bool:
         """Integers of the host's batch, and what the host draws beside the device; never floating-point data."""
@@ -231,6 +261,8 @@ _RANDOM = frozenset({"randint", "randperm", "rand", "randn"})
 
 
 def _makes_constant(func: Any, random: bool) -> bool:
+    if not random and torch.Tag.pointwise in func.tags:
+        return True  # of Python numbers alone, such as `torch.div(x.size(1), 2)`
     name = func._schema.name.removeprefix("aten::")
     return name in (_RANDOM if random else _CONSTANTS)
 
