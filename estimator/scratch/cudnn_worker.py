@@ -44,13 +44,15 @@ class CudnnError(Exception):
 class Cudnn:
     """The backend functions of one loaded libcudnn.
 
-    `has_matmul` says whether its engines that multiply matrices with cuBLASLt take part.
+    `has_matmul` says whether its engines that multiply matrices with cuBLASLt take part, `has_compiled` whether those
+    that are compiled when they are used do: they need NVRTC and the driver's library, libcuda.
     """
 
     def __init__(self, path: str, preload: Sequence[str]) -> None:
         loaded = [ctypes.CDLL(library, mode=ctypes.RTLD_GLOBAL) for library in preload]
         self.kept = [agree(library) for library, name in zip(loaded, preload, strict=True) if "cublasLt" in name]
         self.has_matmul = any(self.kept)
+        self.has_compiled = any("nvrtc" in name for name in preload) and is_loadable("libcuda.so.1")
         lib = self.lib = ctypes.CDLL(path)
         handle, handles = ctypes.c_void_p, ctypes.POINTER(ctypes.c_void_p)
         lib.cudnnGetVersion.restype = ctypes.c_size_t
@@ -65,6 +67,15 @@ class Cudnn:
     @property
     def version(self) -> int:
         return int(self.lib.cudnnGetVersion())
+
+
+def is_loadable(library: str) -> bool:
+    """Whether the system's loader finds the library."""
+    try:
+        ctypes.CDLL(library)
+    except OSError:
+        return False
+    return True
 
 
 def agree(cublaslt: ctypes.CDLL) -> list[Any]:
@@ -241,7 +252,8 @@ def main() -> None:
     except (OSError, CudnnError) as error:
         print(json.dumps({"error": str(error)}), flush=True)
         return
-    print(json.dumps({"version": cudnn.version, "has_matmul": cudnn.has_matmul}), flush=True)
+    hello = {"version": cudnn.version, "has_matmul": cudnn.has_matmul, "has_compiled": cudnn.has_compiled}
+    print(json.dumps(hello), flush=True)
     for line in sys.stdin:
         print(json.dumps(answer(cudnn, card, json.loads(line))), flush=True)
 
