@@ -15,7 +15,8 @@ from estimator.scratch.conv_call import CudnnConv
 
 pytestmark = pytest.mark.pure
 
-CALL = CudnnConv("forward", "float32", False, (4, 64, 56, 56), (64, 64, 3, 3), (4, 64, 56, 56), (1, 1), (1, 1), (1, 1), 1)
+CALL = CudnnConv("forward", "float32", False, (4, 64, 56, 56), (64, 64, 3, 3), (4, 64, 56, 56), (1, 1), (1, 1), (1, 1),
+                 1)  # fmt: skip
 PRODUCT = CudnnConv("forward", "float32", False, (4, 64, 56, 56), (64, 64, 1, 1), (4, 64, 56, 56), (1, 1), (0, 0),
                     (1, 1), 1)  # fmt: skip
 STAND_IN = """
@@ -60,16 +61,27 @@ def stand_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
 
 def test_an_answer_of_torchs_own_cudnn_is_exact_and_asked_for_once(stand_in: Any) -> None:
     stand_in()
-    assert cudnn_deviceless.ask_workspace(CALL, target()) == (1000, True)
-    assert cudnn_deviceless.ask_workspace(CALL, target()) == (1000, True)
-    assert cudnn_deviceless.ask_workspace(PRODUCT, target()) == (1001, False)  # cuBLASLt's share is not known
+    assert cudnn_deviceless.ask_workspace(CALL, target()) == (1000, "exact")
+    assert cudnn_deviceless.ask_workspace(CALL, target()) == (1000, "exact")
+    assert cudnn_deviceless.ask_workspace(PRODUCT, target()) == (1001, "modelled")  # cuBLASLt's share is not known
 
 
 def test_an_answer_of_another_cudnn_or_without_all_engines_is_not_exact(stand_in: Any) -> None:
-    stand_in(version=92000)
-    assert cudnn_deviceless.ask_workspace(CALL, target()) == (1000, False)
+    stand_in(version=92000)  # torch 2.11 brings 9.19
+    assert cudnn_deviceless.ask_workspace(CALL, target()) == (1000, "assumed")
     stand_in(compiled=False)
-    assert cudnn_deviceless.ask_workspace(CALL, target()) == (1000, False)
+    assert cudnn_deviceless.ask_workspace(CALL, target()) == (1000, "modelled")
+
+
+def test_an_answer_of_another_cudnn_keeps_the_interval_of_the_table(
+    stand_in: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stand_in(version=92000)
+    monkeypatch.setattr(cudnn_deviceless, "_asked", True)
+    table, found = conv_workspace.look_up(CALL, target()), conv_workspace.workspace(CALL, target())
+    assert found.size_bytes == 1000
+    assert found.low_bytes == min(1000, table.low_bytes)
+    assert found.high_bytes == max(1000, table.high_bytes)
 
 
 def test_the_prediction_takes_an_exact_answer_and_its_interval_closes(

@@ -2,16 +2,17 @@
 
 cuDNN has a few dozen engines for a convolution. Which one its heuristics put first cannot be computed from published
 rules, but what an engine takes can: nearly always the copies of the tensors it rearranges, with the channels innermost
-and padded to 16 bytes (`BASES`), and sometimes partial sums of a split reduction (`addend_bytes`). `conv_plans.json`
-holds, for each compute capability, pass, kind of type and layout, a small decision tree over the shape (`FEATURES`)
-whose leaves name one such form and the error seen there.
+and padded to 16 bytes (`base_bytes`), and sometimes partial sums of a split reduction (`form_bytes`). The choice itself
+answers to thresholds on single numbers (channels in steps of 64, rows of the product modulo 64, ...), so a file of
+`conv_plans/` holds, for one compute capability, a decision tree over the shape (`conv_features.FEATURES`) for each
+pass, kind of type and layout, whose leaves name one such form and the error seen there.
 """
 
 from __future__ import annotations
 
 import json
 import math
-from functools import lru_cache
+from functools import cache
 from importlib.resources import files
 from typing import Any, NamedTuple
 
@@ -19,17 +20,12 @@ from estimator.device import Target
 from estimator.graph import TensorSpec
 from estimator.scratch import cudnn_deviceless
 from estimator.scratch.conv_call import CudnnConv
+from estimator.scratch.conv_features import channel_step, features
 from estimator.scratch.registry import Confidence
 from estimator.units import round_up
 
-FEATURES = (
-    "in_channels", "out_channels", "groups", "kernel", "kernel_height", "kernel_width", "stride", "dilation",
-    "batch", "out_pixels", "in_pixels", "out_width", "rows", "weights", "depth", "multiplications",
-    "input_count", "output_count", "is_pointwise", "is_unpadded", "spatial_dims", "is_float16",
-    "in_channels_power", "out_channels_power", "out_pixels_power", "in_pixels_power", "in_aligned", "out_aligned",
-)  # fmt: skip
-Leaf = tuple[int, float, float]
-"""Index of the form, then the least and the most that was seen beyond it, as fractions of the three tensors' bytes."""
+CAPABILITIES = ((7, 5), (8, 0), (8, 6), (8, 9), (9, 0), (10, 0), (12, 0))
+"""Compute capabilities with a table."""
 Addend = tuple[str, int]
 Form = tuple[str, Addend]
 
@@ -54,9 +50,10 @@ def workspace(call: CudnnConv, target: Target) -> Prediction:
     found = look_up(call, target)
     asked = cudnn_deviceless.ask_workspace(call, target) if cudnn_deviceless.is_enabled() else None
     if asked is not None:
-        size, is_exact = asked
-        low, high = (size, size) if is_exact else (min(size, found.low_bytes), max(size, found.high_bytes))
-        found = Prediction(size, low, high, "exact" if is_exact else "modelled")
+        low, high = asked.size_bytes, asked.size_bytes
+        if asked.confidence == "assumed":  # another cuDNN than the target's: the table was measured with that one
+            low, high = min(low, found.low_bytes), max(high, found.high_bytes)
+        found = Prediction(asked.size_bytes, low, high, asked.confidence)
     elif target.deterministic:
         found = Prediction(found.size_bytes, 0, found.high_bytes + tensor_bytes(call), "assumed")
     if target.cudnn_benchmark:
@@ -79,20 +76,22 @@ The float32 figure is that of the engines that transform whole images (FFT).
 def look_up(call: CudnnConv, target: Target) -> Prediction:
     """Predict the workspace from the table of measured choices, `cudnn.benchmark` off.
 
-    Source: measured: conv_plans.json (heuristics of the cuDNN named there, asked for a simulated card of each
+    Source: measured: conv_plans/ (heuristics of the cuDNN named there, asked for a simulated card of each
     compute capability).
-    Bound: low and high hold 99 in 100 of the convolutions measured in the same leaf of the table.
+    Bound: low and high hold 98 in 100 of the convolutions like it (same leaf, or the branch above it that has 60), each
+    predicted by a tree that had not seen its layer.
     """
-    plans = load_plans()
     capability, is_measured = nearest_capability(target.device.compute_capability or (8, 0), call.dtype)
-    tree = plans["trees"][_key(capability, call)]
-    values = features(call)
-    while len(tree) == 4:
-        tree = tree[2] if values[tree[0]] <= tree[1] else tree[3]
-    base, addend = plans["forms"][tree[0]]
+    plans = load_plans(capability)
+    tree = plans["trees"][_key(call)]
+    values, at = features(call), 0
+    while tree[at] >= 0:  # an inner node: feature, threshold, where the larger values go; the smaller ones come next
+        at = at + 3 if values[tree[at]] <= tree[at + 1] else tree[at + 2]
+    base, addend = plans["forms"][-1 - tree[at]]
+    least, most = plans["bounds"][tree[at + 1]]
     size = form_bytes(call, (base, (addend[0], addend[1])))
     whole = tensor_bytes(call)
-    low, high = size + math.floor(tree[1] * whole), size + math.ceil(tree[2] * whole)
+    low, high = size + math.floor(least * whole), size + math.ceil(most * whole)
     if not is_measured:
         low, high = 0, max(high, size + whole)
     return Prediction(size, max(low, 0), max(high, size), "modelled" if is_measured else "assumed")
@@ -100,29 +99,27 @@ def look_up(call: CudnnConv, target: Target) -> Prediction:
 
 def nearest_capability(capability: tuple[int, int], dtype: str) -> tuple[tuple[int, int], bool]:
     """The measured capability whose table stands for `capability`, and whether it is that one."""
-    measured = load_plans()["capabilities"]
-    if list(capability) in measured and dtype != "float64":
+    if capability in CAPABILITIES and dtype != "float64":
         return capability, True
-    major, minor = max((c for c in measured if tuple(c) <= capability), default=measured[0])
-    return (major, minor), False
+    return max((c for c in CAPABILITIES if c <= capability), default=CAPABILITIES[0]), False
 
 
-@lru_cache(maxsize=1)
-def load_plans() -> dict[str, Any]:
-    """Read `conv_plans.json`; a tree is a leaf (form, low, high) or a node (feature, threshold, at most, more)."""
-    data: dict[str, Any] = json.loads(files("estimator.scratch").joinpath("conv_plans.json").read_text())
-    data["trees"] = {key: _tree(iter(flat)) for key, flat in data["trees"].items()}
+@cache
+def load_plans(capability: tuple[int, int]) -> dict[str, Any]:
+    """Read the table of one of `CAPABILITIES`.
+
+    A tree is a flat list. An inner node is (feature, threshold, index of the subtree for larger values), its subtree
+    for values up to the threshold follows it; a leaf is (-1 - index of the form, index of the bounds). Bounds are the
+    least and the most that was seen beyond the form, as fractions of the three tensors' bytes.
+    """
+    name = f"{capability[0]}.{capability[1]}.json"
+    data: dict[str, Any] = json.loads(files("estimator.scratch").joinpath("conv_plans").joinpath(name).read_text())
     return data
 
 
-def _tree(flat: Any) -> tuple[Any, ...]:
-    entry = tuple(next(flat))
-    return entry if len(entry) == 3 else (*entry, _tree(flat), _tree(flat))
-
-
-def _key(capability: tuple[int, int], call: CudnnConv) -> str:
+def _key(call: CudnnConv) -> str:
     kind = "half" if call.dtype in ("float16", "bfloat16") else "float32"
-    return f"{capability[0]}.{capability[1]} {kind} {'nhwc' if call.nhwc else 'nchw'} {call.kind}"
+    return f"{kind} {'nhwc' if call.nhwc else 'nchw'} {call.kind}"
 
 
 def tensor_bytes(call: CudnnConv) -> int:
@@ -130,29 +127,25 @@ def tensor_bytes(call: CudnnConv) -> int:
     return _itemsize(call.dtype) * (math.prod(call.x) + math.prod(call.w) + math.prod(call.y))
 
 
-def features(call: CudnnConv) -> tuple[int, ...]:
-    """Numbers that a tree asks about, in the order of `FEATURES`. Channels are those of one group."""
-    x, w, y = call.x, call.w, call.y
-    c, k = x[1] // call.groups, y[1] // call.groups
-    pixels, in_pixels, kernel, step = math.prod(y[2:]), math.prod(x[2:]), math.prod(w[2:]), _channel_step(call.dtype)
-    rows = x[0] * pixels
-    return (
-        c, k, call.groups, kernel, w[2], w[-1], max(call.stride), max(call.dilation), x[0],
-        pixels, in_pixels, y[-1], rows, math.prod(w), c * kernel, rows * c * k * kernel, math.prod(x), math.prod(y),
-        int(kernel == 1 and max(call.stride) == 1 and max(call.padding) == 0), int(max(call.padding) == 0),
-        len(call.stride), int(call.dtype == "float16"), math.gcd(c, 64), math.gcd(k, 64), math.gcd(pixels, 64),
-        math.gcd(in_pixels, 64), int(c % step == 0), int(k % step == 0),
-    )  # fmt: skip
-
-
 def form_bytes(call: CudnnConv, form: Form) -> int:
-    """Bytes of one form: the copies that an engine makes, and what its reduction needs besides."""
+    """Bytes of one form: the copies that an engine makes, and what its reduction needs besides.
+
+    A reduction split in `count` parts keeps partial sums in float32: of the weight (`weights`) or of the result
+    (`outputs`) as often as that, or, where it works in tiles ("64x128": output channels by weights of one), all but
+    the last part's in whole tiles, and a counter a part and tile. `bytes` is a plain number.
+    """
     base, (addend, count) = form
-    copies = base_bytes(call)[base]
+    bases = base_bytes(call)
+    copies = bases.get(base, bases["transposed"])  # a shape unlike those measured, where `base` cannot be
     if addend == "bytes":
         return copies + count if copies or base == "none" else max(count - 16, 0)
-    partial = math.prod(call.w) if addend == "weights" else math.prod(call.y if call.kind == "forward" else call.x)
-    return copies + count * partial * 4 + 16
+    if addend in ("weights", "outputs"):
+        partial = math.prod(call.w) if addend == "weights" else math.prod(call.y if call.kind == "forward" else call.x)
+        return copies + count * partial * 4 + 16
+    height, width = (int(side) for side in addend.split("x"))
+    rows, columns = call.w[0] // call.groups, math.prod(call.w[1:])
+    tile_count = call.groups * -(-rows // height) * -(-columns // width)
+    return copies + (count - 1) * tile_count * height * width * 4 + 4 * count * tile_count + 175
 
 
 def base_bytes(call: CudnnConv) -> dict[str, int]:
@@ -164,7 +157,7 @@ def base_bytes(call: CudnnConv) -> dict[str, int]:
     weight for each image, `depthwise` eight of them, `weights` one copy of the weight. `winograd` holds the weight, the
     operands and the result as 6x6 tiles, `winograd-weights` the weight alone as 5x5 tiles.
     """
-    step, size, groups = _channel_step(call.dtype), _itemsize(call.dtype), call.groups
+    step, size, groups = channel_step(call.dtype), _itemsize(call.dtype), call.groups
     x, w, y = call.x, call.w, call.y
     c, k, kernel, pixels, in_pixels = x[1] // groups, y[1] // groups, *map(math.prod, (w[2:], y[2:], x[2:]))
 
@@ -203,10 +196,6 @@ def base_bytes(call: CudnnConv) -> dict[str, int]:
 
 def _power_of_two(channels: int) -> int:
     return max(4, 1 << (channels - 1).bit_length())
-
-
-def _channel_step(dtype: str) -> int:
-    return max(16 // _itemsize(dtype), 1)
 
 
 def _itemsize(dtype: str) -> int:

@@ -17,11 +17,12 @@ import sys
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from estimator.device import Target
 from estimator.errors import ConfigError
 from estimator.scratch.conv_call import CudnnConv
+from estimator.scratch.registry import Confidence
 
 TIME_LIMIT_SECONDS = 60.0
 BUNDLED = {(2, 11): (9, 19), (2, 12): (9, 20), (2, 13): (9, 20), (2, 15): (9, 26)}
@@ -219,13 +220,21 @@ def describe_card(target: Target) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def ask_workspace(call: CudnnConv, target: Target) -> tuple[int, bool] | None:
-    """Bytes of the first plan's workspace, and whether a card with this target's torch takes just that.
+class Answer(NamedTuple):
+    """Bytes of the first plan's workspace, and how far a card of the target's would agree."""
 
-    It does where the installed cuDNN is the one that torch brings and all its engines take part. Without the driver's
-    library those are missing that are compiled when they are used: 7 in 1500 convolutions, most of them depthwise, then
-    get another plan (measured, 8.0). A product (kernel 1x1, stride 1) goes to cuBLASLt, which is not asked: its own
-    workspace is taken as 0.
+    size_bytes: int
+    confidence: Confidence
+
+
+def ask_workspace(call: CudnnConv, target: Target) -> Answer | None:
+    """Ask for the workspace of the plan that comes first.
+
+    The answer is exact where the installed cuDNN is the one that the target's torch brings and all its engines take
+    part, assumed where it is another version. It is modelled where engines that are compiled when they are used are
+    missing, for want of the driver's library: 7 in 1500 convolutions, most of them depthwise, then get another plan
+    (measured, 8.0); and where the convolution is a product (kernel 1x1, stride 1), which goes to cuBLASLt: it is not
+    asked, its own workspace is taken as 0.
 
     Returns:
         None when there is no answer, or none worth having: a product where cuBLASLt cannot be made to take part.
@@ -236,8 +245,10 @@ def ask_workspace(call: CudnnConv, target: Target) -> tuple[int, bool] | None:
         return None
     if call.is_product and not process.has_matmul:
         return None
-    is_same = process.has_compiled and BUNDLED.get(target.torch_release) == process.version[:2]
-    return int(found["workspace"]), is_same and not call.is_product
+    if BUNDLED.get(target.torch_release) != process.version[:2]:
+        return Answer(int(found["workspace"]), "assumed")
+    is_sure = process.has_compiled and not call.is_product
+    return Answer(int(found["workspace"]), "exact" if is_sure else "modelled")
 
 
 def ask_largest(call: CudnnConv, target: Target) -> int | None:
