@@ -1,22 +1,25 @@
 """Memory of the host that a training process takes: what a batch system's `--mem` must hold.
 
-Two moments count. While a checkpoint is loaded there are the model's copy on the host and the state dict; while it
-trains there are the batches that the workers have ready, and their pinned copies. The process itself is there at both.
-What a dataset keeps in memory is not known here, and not counted.
+Three moments count. While a checkpoint is loaded there are the model's copy on the host and the state dict; while it
+trains there are the batches that the workers have ready, and their pinned copies; and while one is saved, what the
+writer copies to the host comes on top. The process itself is always there. What a dataset keeps in memory is not known
+here, and not counted.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, get_args
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from estimator.errors import ConfigError
 from estimator.ledger import Category
-from estimator.units import KIB, MIB, round_up
+from estimator.result import HostLine, HostMemory
+from estimator.units import KIB, MIB
 
 if TYPE_CHECKING:
     from estimator.job import TrainingJob
+    from estimator.phases import Checkpoint
     from estimator.result import Estimate
 
 StateLoad = Literal["none", "weights", "checkpoint"]
@@ -78,44 +81,14 @@ class Loading:
         )
 
 
-class HostLine(NamedTuple):
-    """One thing on the host, with the least and the most it may take."""
-
-    name: str
-    low_bytes: int
-    high_bytes: int
-    note: str
-
-
-@dataclass(frozen=True, slots=True)
-class HostMemory:
-    """Memory of the host at one batch size: what is there always, while loading, and while training."""
-
-    batch_size: int
-    process: tuple[HostLine, ...]
-    load: tuple[HostLine, ...]
-    train: tuple[HostLine, ...]
-
-    @property
-    def low_bytes(self) -> int:
-        """The least it may take."""
-        return _sum(self.process, 1) + max(_sum(self.load, 1), _sum(self.train, 1))
-
-    @property
-    def high_bytes(self) -> int:
-        """The most it may take, of what is counted: what to ask a batch system for."""
-        return _sum(self.process, 2) + max(_sum(self.load, 2), _sum(self.train, 2))
-
-    @property
-    def request_mib(self) -> int:
-        """`high_bytes` in whole MiB, as `--mem` takes it.
-
-        Source: sbatch(1), --mem: without a suffix megabytes, which Slurm counts as 1024 x 1024 bytes.
-        """
-        return round_up(self.high_bytes, MIB) // MIB
-
-
-def host_memory(answer: Estimate, batch_size: int, loading: Loading, *, on_host: bool = False) -> HostMemory:
+def host_memory(
+    answer: Estimate,
+    batch_size: int,
+    loading: Loading,
+    *,
+    on_host: bool = False,
+    checkpoint: Checkpoint | None = None,
+) -> HostMemory:
     """Work out the host's memory of a job at a batch size.
 
     Args:
@@ -123,6 +96,7 @@ def host_memory(answer: Estimate, batch_size: int, loading: Loading, *, on_host:
         batch_size: samples of one batch.
         loading: how batches and state come.
         on_host: the model is built on the host and then moved (`TrainingJob.build`).
+        checkpoint: how one is saved (`TrainingJob.checkpoint`), if it is.
     """
     of_batch = batch_tensors(answer, batch_size)
     counts = answer.counts
@@ -131,22 +105,64 @@ def host_memory(answer: Estimate, batch_size: int, loading: Loading, *, on_host:
     if answer.device.kind == "cpu":
         now = answer.at(batch_size)
         base = answer.device.context_bytes
-        process = [HostLine("interpreter and torch", base, base, answer.device.sources.get("context_bytes", ""))]
+        process = [_line("interpreter and torch", base, answer.device.sources.get("context_bytes", ""))]
         peak = now.device_interval
-        train = [HostLine("the step", peak.low_bytes - base, peak.high_bytes - base, "predicted on the CPU")]
-        load.append(HostLine("model", weights, weights, "parameters and buffers"))
+        train = [
+            HostLine(
+                name="the step",
+                low_bytes=peak.low_bytes - base,
+                high_bytes=peak.high_bytes - base,
+                note="predicted on the CPU",
+            )
+        ]
+        load.append(_line("model", weights, "parameters and buffers"))
+        save = []
     else:
-        note = "resident memory of a process with a CUDA context, as published (estimator/host.py)"
-        process = [HostLine("Python, torch and CUDA", CUDA_PROCESS_LOW_BYTES, CUDA_PROCESS_HIGH_BYTES, note)]
+        process = [
+            HostLine(
+                name="Python, torch and CUDA",
+                low_bytes=CUDA_PROCESS_LOW_BYTES,
+                high_bytes=CUDA_PROCESS_HIGH_BYTES,
+                note="resident memory of a process with a CUDA context, as published (estimator/host.py)",
+            )
+        ]
         train = []
+        save = [] if checkpoint is None else [_saved(answer, batch_size, checkpoint)]
         if on_host:
-            load.append(HostLine("model", weights, weights, "built on the host and then moved"))
+            load.append(_line("model", weights, "built on the host and then moved"))
     if loading.state_load != "none":
         optimizer = counts.optimizer_state_bytes if loading.state_load == "checkpoint" else 0
         what = "parameters, buffers and optimizer state" if optimizer else "parameters and buffers"
-        load.append(HostLine("state dict", weights + optimizer, weights + optimizer, f"{what}, loaded to the host"))
+        load.append(_line("state dict", weights + optimizer, f"{what}, loaded to the host"))
     train += _batches(of_batch, loading, pins=loading.pin_memory and answer.device.kind == "cuda")
-    return HostMemory(batch_size, tuple(process), tuple(load), tuple(train))
+    return HostMemory(
+        batch_size=batch_size, process=tuple(process), load=tuple(load), train=tuple(train), save=tuple(save)
+    )
+
+
+def _line(name: str, size_bytes: int, note: str) -> HostLine:
+    return HostLine(name=name, low_bytes=size_bytes, high_bytes=size_bytes, note=note)
+
+
+def _saved(answer: Estimate, batch_size: int, checkpoint: Checkpoint) -> HostLine:
+    """What of a state on the device is on the host while it is saved: all of it, or one tensor at a time.
+
+    Source: torch/serialization.py, `_save` (2.13): each storage is copied to the CPU just before it is written;
+    safetensors/torch.py, `save_file` (0.6): `_flatten` makes the bytes of every tensor before the file is written.
+    """
+    counts = answer.counts
+    total = counts.parameter_bytes + counts.buffer_bytes
+    kinds = [Category.PARAMETER, Category.BUFFER]
+    if checkpoint.state == "model+optimizer":
+        total += counts.optimizer_state_bytes
+        kinds.append(Category.OPTIMIZER_STATE)
+    if checkpoint.copied_to == "host":
+        return _line("checkpoint", total, "the state, copied to the host before it is written")
+    if checkpoint.writer == "safetensors":
+        return _line("checkpoint", total, "the bytes of every tensor, which safetensors makes before it writes")
+    events = answer.ledger(batch_size).events
+    largest = max((e.size_bytes for e in events if e.is_alloc and e.category in kinds), default=0)
+    return _line("checkpoint", largest, "the largest tensor: torch.save copies one after another")
 
 
 def batch_tensors(answer: Estimate, batch_size: int) -> list[int]:
@@ -170,16 +186,19 @@ def _batches(tensors: Iterable[int], loading: Loading, pins: bool) -> Iterable[H
     pinned = sum(1 << max(0, size - 1).bit_length() for size in sizes if size)
     ready = loading.workers * loading.prefetch_factor
     at_once = max(1, loading.workers)
-    if loading.workers:
-        low, high = loading.workers * WORKER_LOW_BYTES, loading.workers * WORKER_HIGH_BYTES
-        yield HostLine("workers", low, high, f"{loading.workers} processes: forked, or with a torch of their own")
-        note = f"{loading.workers} workers x {loading.prefetch_factor} batches of {batch} bytes"
-        yield HostLine("batches ready", 0, ready * batch, note)
-    yield HostLine("batches being made", batch, 2 * at_once * batch, "samples, and the batch made of them")
+    count = loading.workers
+    if count:
+        yield HostLine(
+            name="workers",
+            low_bytes=count * WORKER_LOW_BYTES,
+            high_bytes=count * WORKER_HIGH_BYTES,
+            note=f"{count} processes: forked, or with a torch of their own",
+        )
+        note = f"{count} workers x {loading.prefetch_factor} batches of {batch} bytes"
+        yield HostLine(name="batches ready", low_bytes=0, high_bytes=ready * batch, note=note)
+    note = "samples, and the batch made of them"
+    yield HostLine(name="batches being made", low_bytes=batch, high_bytes=2 * at_once * batch, note=note)
     if pins:
         note = "pinned copies in powers of two, never given back: of the batch in use and of those that wait"
-        yield HostLine("pinned batches", 2 * pinned, (max(1, ready) + 1) * pinned, note)
-
-
-def _sum(lines: Iterable[HostLine], place: Literal[1, 2]) -> int:
-    return sum(line[place] for line in lines)
+        most = (max(1, ready) + 1) * pinned
+        yield HostLine(name="pinned batches", low_bytes=2 * pinned, high_bytes=most, note=note)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr
 
 from estimator.device import DeviceProfile
+from estimator.units import MIB, round_up
 
 if TYPE_CHECKING:
     import torch.fx
@@ -54,36 +55,58 @@ class Interval(BaseModel):
 
 
 class HostLine(BaseModel):
-    """One line of the host's memory: what takes it, how much, and where the figure comes from."""
+    """One thing on the host, with the least and the most it may take."""
 
     model_config = ConfigDict(frozen=True)
 
     name: str
-    size_bytes: int
-    confidence: Confidence = "modelled"
-    source: str = ""
-    when: Literal["always", "start", "save"] = "always"
-    """In the whole run, only while the model is built, or only while a checkpoint is saved."""
+    low_bytes: int
+    high_bytes: int
+    note: str = ""
 
 
-class HostRam(BaseModel):
-    """What a job takes of the machine's RAM, its data loading included: an upper bound, line by line."""
+class HostMemory(BaseModel):
+    """Memory of the host at one batch size: what is there always, and at each of three moments."""
 
     model_config = ConfigDict(frozen=True)
 
     batch_size: int
-    lines: tuple[HostLine, ...]
-    not_counted: tuple[str, ...] = ()
-    """What takes RAM too and cannot be known from here."""
+    process: tuple[HostLine, ...]
+    load: tuple[HostLine, ...] = ()
+    """While the job starts or is resumed."""
+    train: tuple[HostLine, ...] = ()
+    save: tuple[HostLine, ...] = ()
+    """While a checkpoint is written, which adds to `train`."""
 
     @property
-    def total_bytes(self) -> int:
-        """The most that is taken at once: what is always there and the larger of building and saving."""
-        by_when = {when: sum(line.size_bytes for line in self.lines if line.when == when) for when in _WHEN}
-        return by_when["always"] + max(by_when["start"], by_when["save"])
+    def low_bytes(self) -> int:
+        """The least it may take."""
+        return self._most("low")
 
+    @property
+    def high_bytes(self) -> int:
+        """The most it may take, of what is counted: what to ask a batch system for."""
+        return self._most("high")
 
-_WHEN = ("always", "start", "save")
+    @property
+    def request_mib(self) -> int:
+        """`high_bytes` in whole MiB, as `--mem` takes it.
+
+        Source: sbatch(1), --mem: without a suffix megabytes, which Slurm counts as 1024 x 1024 bytes.
+        """
+        return round_up(self.high_bytes, MIB) // MIB
+
+    def moments(self) -> tuple[tuple[str, HostLine], ...]:
+        """Every line with the moment it belongs to; "" for what is always there."""
+        parts = (("", self.process), ("loading", self.load), ("training", self.train), ("saving", self.save))
+        return tuple((moment, line) for moment, lines in parts for line in lines)
+
+    def _most(self, end: Literal["low", "high"]) -> int:
+        process, load, train, save = (
+            sum(line.low_bytes if end == "low" else line.high_bytes for line in lines)
+            for lines in (self.process, self.load, self.train, self.save)
+        )
+        return process + max(load, train + save)
 
 
 class PhaseLine(BaseModel):
@@ -253,10 +276,17 @@ class Estimate(BaseModel):
     seconds: Mapping[str, float] = Field(default_factory=dict)
     """Wall time of each stage."""
 
+    host: HostMemory | None = None
+    """What the job takes of the machine's RAM, where it was asked about."""
+
     _at: Callable[[int], BatchEstimate] | None = PrivateAttr(default=None)
     _graph: Callable[[], Any] | None = PrivateAttr(default=None)
     _model: Any = PrivateAttr(default=None)
     _confirmed_at: int | None = PrivateAttr(default=None)
+
+    def with_host(self, host: HostMemory) -> Estimate:
+        """The same answer with the host's RAM."""
+        return self.model_copy(update={"host": host})
 
     def at(self, batch_size: int) -> BatchEstimate:
         """Memory at any batch size, by the same model and replay as the answer.

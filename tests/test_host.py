@@ -16,11 +16,12 @@ from estimator.host import (
     CUDA_PROCESS_LOW_BYTES,
     WORKER_HIGH_BYTES,
     WORKER_LOW_BYTES,
-    HostMemory,
     Loading,
     batch_tensors,
     host_memory,
 )
+from estimator.phases import Checkpoint
+from estimator.result import HostMemory
 
 pytestmark = pytest.mark.torch
 
@@ -47,7 +48,7 @@ def on_cpu() -> estimator.Estimate:
 
 
 def lines(memory: HostMemory) -> dict[str, tuple[int, int]]:
-    return {line.name: line[1:3] for line in (*memory.process, *memory.load, *memory.train)}
+    return {line.name: (line.low_bytes, line.high_bytes) for _, line in memory.moments()}
 
 
 def test_the_tensors_of_a_batch(answer: estimator.Estimate) -> None:
@@ -81,6 +82,20 @@ def test_the_larger_of_loading_and_training_counts_with_the_process(answer: esti
 def test_what_is_loaded_can_be_said(answer: estimator.Estimate, load: str, parts: int) -> None:
     memory = host_memory(answer, 1, Loading(state_load=load))  # type: ignore[arg-type]
     assert sum(line.high_bytes for line in memory.load) == parts * (100 * 10 + 10) * 4
+
+
+@pytest.mark.parametrize(
+    ("checkpoint", "size"),
+    [
+        (Checkpoint(state="model"), 100 * 10 * 4),  # one tensor at a time: the largest is the weight
+        (Checkpoint(state="model", writer="safetensors"), (100 * 10 + 10) * 4),
+        (Checkpoint(state="model", copied_to="host"), (100 * 10 + 10) * 4),
+    ],
+)
+def test_a_checkpoint_comes_on_top_of_training(answer: estimator.Estimate, checkpoint: Checkpoint, size: int) -> None:
+    without, memory = (host_memory(answer, 64, Loading(state_load="none"), checkpoint=c) for c in (None, checkpoint))
+    assert lines(memory)["checkpoint"] == (size, size)
+    assert memory.high_bytes == without.high_bytes + size
 
 
 def test_on_a_cpu_the_step_is_the_hosts(on_cpu: estimator.Estimate) -> None:

@@ -220,7 +220,9 @@ def _predictor(
 def _host_of(job: TrainingJob, loading: Loading) -> Any:
     from estimator.host import host_memory
 
-    return lambda answer, size: host_memory(answer, size, loading, on_host=job.build == "host")
+    return lambda answer, size: host_memory(
+        answer, size, loading, on_host=job.build == "host", checkpoint=job.checkpoint
+    )
 
 
 def _refuse_if_all_unknown(offers: list[Offer]) -> None:

@@ -17,6 +17,7 @@ from estimator.result import (
     BatchEstimate,
     Counts,
     Estimate,
+    HostMemory,
     Interval,
     ModuleBytes,
     TimelinePoint,
@@ -75,6 +76,8 @@ class Document(BaseModel):
     timeline: tuple[TimelinePoint, ...]
     warnings: tuple[Warning, ...]
     seconds: dict[str, float]
+    host: HostMemory | None
+    """The job's memory of the host; null where nothing is known of how its data comes."""
 
 
 def to_json(estimate: Estimate, requested: BatchEstimate | None = None) -> dict[str, Any]:
@@ -114,6 +117,7 @@ def to_json(estimate: Estimate, requested: BatchEstimate | None = None) -> dict[
         timeline=estimate.timeline,
         warnings=estimate.warnings,
         seconds=dict(estimate.seconds),
+        host=estimate.host,
     )
     return document.model_dump(mode="json")
 

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from estimator.job import TrainingJob
+from estimator.report.host import write_host
 from estimator.report.page import Page
 from estimator.units import format_bytes
 
@@ -39,6 +40,8 @@ def write_estimate(
         _peaks(page, batch)
         if verbose:
             _phases(page, batch)
+    if estimate.host is not None:
+        write_host(page, estimate.host)
     _counts(page, estimate.counts)
     if verbose:
         _modules(page, estimate)

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from estimator.host import HostMemory, Loading
+from estimator.host import Loading
+from estimator.report.host import HOST_COLUMNS, host_rows
 from estimator.report.page import Page
-from estimator.result import SCHEMA_VERSION
+from estimator.result import SCHEMA_VERSION, HostMemory
 from estimator.slurm.inside import Allocation
 from estimator.slurm.offers import Offer, sbatch_lines, type_name
 from estimator.slurm.verdict import ScriptVerdict
@@ -44,8 +45,8 @@ def write_answer(
             if offer.host is not None:
                 page.heading(f"Host of {_name(offer)} at batch {offer.batch_size}")
                 page.table(
-                    [("", False), ("least", True), ("most", True), ("", False)],
-                    [[part, format_bytes(low), format_bytes(high), note] for part, low, high, note in _host(offer.host)],
+                    HOST_COLUMNS,
+                    host_rows(offer.host),
                 )
     told = _warnings(offers, loading) + list(verdict.warnings if verdict else ())
     if told:
@@ -122,9 +123,7 @@ def _offer(offer: Offer, offers: Sequence[Offer], loading: Loading) -> dict[str,
         "device_bytes": batch.device_bytes if batch is not None else None,
         "host_low_bytes": offer.host.low_bytes if offer.host is not None else None,
         "host_high_bytes": offer.host.high_bytes if offer.host is not None else None,
-        "host": [dict(zip(("name", "low_bytes", "high_bytes", "note"), line, strict=True)) for line in _host(offer.host)]
-        if offer.host is not None
-        else [],
+        "host": _host(offer.host) if offer.host is not None else [],
         "fits": offer.fits,
         "problems": list(offer.problems),
         "sbatch": sbatch_lines(offer, offers, loading.workers) if offer.fits else [],
@@ -147,9 +146,11 @@ def _name(offer: Offer) -> str:
     return f"{offer.partition.name}, {type_name(offer.gpu_type)}" + (f" ({offer.key[2]})" if offer.key[2] else "")
 
 
-def _host(memory: HostMemory) -> list[tuple[str, int, int, str]]:
-    parts = (("", memory.process), ("loading: ", memory.load), ("training: ", memory.train))
-    return [(before + line.name, *line[1:]) for before, lines in parts for line in lines]
+def _host(memory: HostMemory) -> list[dict[str, Any]]:
+    return [
+        {**line.model_dump(), "name": f"{moment}: {line.name}" if moment else line.name}
+        for moment, line in memory.moments()
+    ]
 
 
 def _warnings(offers: Sequence[Offer], loading: Loading) -> list[str]:

@@ -8,7 +8,7 @@ from typing import Any
 
 from estimator.device import DeviceProfile
 from estimator.errors import UsageError
-from estimator.host import HostLine, HostMemory
+from estimator.result import HostLine, HostMemory
 from estimator.units import GIB, MIB
 
 # Recorded from Slurm 22.05.8.
@@ -83,4 +83,5 @@ def predict(profile: DeviceProfile) -> Any:
 
 def host(answer: Any, size: int) -> HostMemory:
     """A host that takes 1000 to 2000 MiB, and 10 a sample."""
-    return HostMemory(size, (HostLine("process", (1000 + 10 * size) * MIB, (2000 + 10 * size) * MIB, ""),), (), ())
+    least, most = (1000 + 10 * size) * MIB, (2000 + 10 * size) * MIB
+    return HostMemory(batch_size=size, process=(HostLine(name="process", low_bytes=least, high_bytes=most),))
