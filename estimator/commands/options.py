@@ -116,6 +116,62 @@ BatchDim = Annotated[
     _option("--batch-dim", panel=RUN, metavar="DIM", help="Batch dimension of an example batch (found if not given)."),
 ]
 
+Phases = Annotated[
+    list[str] | None,
+    _option(
+        "--phase",
+        panel=RUN,
+        metavar="train|validation|generate|checkpoint|all",
+        help="What is done besides training steps; may be repeated. The answer is the most that any of it takes.",
+    ),
+]
+ValidationBatchSize = Annotated[
+    int | None,
+    _option("--validation-batch-size", panel=RUN, metavar="N", min=1, help="Samples of a validation batch."),
+]
+NewTokens = Annotated[
+    int | None, _option("--new-tokens", panel=RUN, metavar="N", min=1, help="Tokens that are generated.")
+]
+PromptLength = Annotated[
+    int | None, _option("--prompt-length", panel=RUN, metavar="TOKENS", min=1, help="Tokens of a prompt.")
+]
+KvCache = Annotated[
+    str | None,
+    _option("--kv-cache", panel=RUN, metavar="growing|static", help="Keys and values of the tokens generated so far."),
+]
+CheckpointCopy = Annotated[
+    str | None,
+    _option(
+        "--checkpoint-copy", panel=RUN, metavar="nowhere|device|host", help="Where the state is copied before a save."
+    ),
+]
+CheckpointWriter = Annotated[
+    str | None, _option("--checkpoint-writer", panel=RUN, metavar="torch.save|safetensors", help="What saves it.")
+]
+
+HOST = "What the host's RAM holds"
+Workers = Annotated[
+    int | None,
+    _option(
+        "--workers", panel=HOST, metavar="N", min=0, help="num_workers of the DataLoader (the job's own if it has one)."
+    ),
+]
+PrefetchFactor = Annotated[
+    int | None, _option("--prefetch-factor", panel=HOST, metavar="N", min=1, help="Batches each worker reads ahead.")
+]
+PinMemory = Annotated[
+    bool | None, _option("--pin-memory/--no-pin-memory", panel=HOST, help="Batches go through pinned memory.")
+]
+StateLoad = Annotated[
+    str | None,
+    _option(
+        "--state-load",
+        panel=HOST,
+        metavar="none|weights|checkpoint",
+        help="What is loaded to the host at the start: nothing, weights, or a checkpoint with optimizer state.",
+    ),
+]
+
 Device = Annotated[
     str | None,
     _option(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -14,6 +15,7 @@ from estimator.commands.run import DOES_NOT_FIT, FITS, answer_alone_on_stdout, c
 from estimator.errors import UsageError
 
 if TYPE_CHECKING:
+    from estimator.job import TrainingJob
     from estimator.result import BatchEstimate, Estimate
 
 BatchSize = Annotated[
@@ -79,6 +81,17 @@ def predict(
     cudnn_benchmark: o.CudnnBenchmark = None,
     deterministic: o.Deterministic = None,
     batch_dim: o.BatchDim = None,
+    phases: o.Phases = None,
+    validation_batch_size: o.ValidationBatchSize = None,
+    new_tokens: o.NewTokens = None,
+    prompt_length: o.PromptLength = None,
+    kv_cache: o.KvCache = None,
+    checkpoint_copy: o.CheckpointCopy = None,
+    checkpoint_writer: o.CheckpointWriter = None,
+    workers: o.Workers = None,
+    prefetch_factor: o.PrefetchFactor = None,
+    pin_memory: o.PinMemory = None,
+    state_load: o.StateLoad = None,
     batch_size: BatchSize = None,
     timeline: Timeline = None,
     graph: Graph = None,
@@ -138,6 +151,13 @@ def predict(
             deterministic=deterministic,
             alloc_conf=alloc_conf,
             batch_dim=batch_dim,
+            phases=tuple(phases) if phases else None,
+            validation_batch_size=validation_batch_size,
+            new_tokens=new_tokens,
+            prompt_length=prompt_length,
+            kv_cache=kv_cache,
+            checkpoint_copy=checkpoint_copy,
+            checkpoint_writer=checkpoint_writer,
         )
         from estimator.pipeline import estimate
 
@@ -151,11 +171,32 @@ def predict(
             **limits,
         )
         requested = None if wanted is None else answer.at(wanted)
+        loading = {"workers": workers, "prefetch_factor": prefetch_factor, "pin_memory": pin_memory}
+        answer = with_host(answer, loaded, wanted, loading, state_load)
         progress("writing")
         write_files(answer, requested, timeline, graph)
     show(answer, requested, as_json=as_json, verbose=verbose)
     fits = answer.max_batch_size > 0 if requested is None else requested.fits
     return FITS if fits else DOES_NOT_FIT
+
+
+def with_host(
+    answer: Estimate, job: TrainingJob, batch_size: int | None, said: dict[str, Any], state_load: str | None
+) -> Estimate:
+    """The answer with the job's memory of the host: its DataLoader's settings, and what the options say over them.
+
+    Without a word of either, and on a GPU, nothing is known of how its data comes, and nothing is said.
+    """
+    from estimator.host import Loading, host_memory
+
+    own = Loading(state_load="none").over(job)
+    given = {name: value for name, value in said.items() if value is not None}
+    if own == Loading(state_load="none") and not given and state_load is None and job.checkpoint is None:
+        return answer
+    loading = replace(own, **{"state_load": state_load or "none", **given})
+    size = batch_size or answer.best.batch_size
+    on_host = job.build == "host"
+    return answer.with_host(host_memory(answer, size, loading, on_host=on_host, checkpoint=job.checkpoint))
 
 
 def write_files(answer: Estimate, batch: BatchEstimate | None, timeline: Path | None, graph: Path | None) -> None:

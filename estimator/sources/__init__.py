@@ -13,6 +13,7 @@ from estimator.errors import SourceError
 from estimator.job import TrainingJob
 from estimator.sources.files import options_from_file
 from estimator.sources.options import RUN_FIELDS, JobOptions, LoraOptions
+from estimator.sources.phases import with_phases
 from estimator.sources.words import did_you_mean, nearest
 
 __all__ = ["SCHEMES", "JobOptions", "LoraOptions", "load_job", "options_from_file"]
@@ -50,7 +51,7 @@ def load_job(spec: str, options: JobOptions | None = None) -> TrainingJob:
         module = import_module("estimator.sources.module")
         _refuse_what_is_no_module(spec)
     job: TrainingJob = module.load(name, options)
-    return with_run_options(job, options)
+    return with_phases(with_run_options(job, options), options)
 
 
 def with_run_options(job: TrainingJob, options: JobOptions) -> TrainingJob:

@@ -8,9 +8,11 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from estimator.errors import SourceError
 from estimator.job import Mode, Precision
+from estimator.phases import Cache
 
 Attention = Literal["sdpa", "eager", "flash"]
 Size = Annotated[int, Field(ge=1)]
+PhaseName = Literal["train", "validation", "generate", "checkpoint", "all"]
 
 
 class LoraOptions(BaseModel):
@@ -79,6 +81,15 @@ class JobOptions(BaseModel):
     deterministic: bool | None = None
     alloc_conf: str | None = None
     batch_dim: int | str | None = None
+    # What it does besides its steps: see `estimator.phases`.
+    phases: tuple[PhaseName, ...] | None = None
+    """Exactly these; None leaves the job's own."""
+    validation_batch_size: Size | None = None
+    new_tokens: Size | None = None
+    prompt_length: Size | None = None
+    kv_cache: Cache | None = None
+    checkpoint_copy: Literal["nowhere", "device", "host"] | None = None
+    checkpoint_writer: Literal["torch.save", "safetensors"] | None = None
     notes: tuple[str, ...] = ()
     """Remarks of the file the options were read from; they become the job's."""
 
@@ -94,7 +105,7 @@ class JobOptions(BaseModel):
     def _lora_text(cls, value: Any) -> Any:
         return LoraOptions.parse(value) if isinstance(value, str) else value
 
-    @field_validator("freeze", "notes", mode="before")
+    @field_validator("freeze", "notes", "phases", mode="before")
     @classmethod
     def _one_or_many(cls, value: Any) -> Any:
         return (value,) if isinstance(value, str) else value
