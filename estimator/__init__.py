@@ -11,6 +11,8 @@ if TYPE_CHECKING:
     from estimator.advice.run import advise
     from estimator.device import DeviceProfile
     from estimator.errors import EstimatorError
+    from estimator.integrations.accelerate import find_executable_batch_size
+    from estimator.integrations.watch import watch
     from estimator.job import TrainingJob
     from estimator.pipeline import estimate
     from estimator.result import BatchEstimate, Estimate
@@ -24,9 +26,22 @@ _HOMES = {
     "TrainingJob": "estimator.job",
     "advise": "estimator.advice.run",
     "estimate": "estimator.pipeline",
+    "find_executable_batch_size": "estimator.integrations.accelerate",
+    "watch": "estimator.integrations.watch",
 }
 
-__all__ = ["Advice", "BatchEstimate", "DeviceProfile", "Estimate", "EstimatorError", "TrainingJob", "advise", "estimate"]
+__all__ = [
+    "Advice",
+    "BatchEstimate",
+    "DeviceProfile",
+    "Estimate",
+    "EstimatorError",
+    "TrainingJob",
+    "advise",
+    "estimate",
+    "find_executable_batch_size",
+    "watch",
+]
 
 
 def __getattr__(name: str) -> Any:

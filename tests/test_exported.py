@@ -37,6 +37,7 @@ def test_every_list_is_sorted_and_names_nothing_twice() -> None:
 def test_the_public_names_are_these() -> None:
     assert estimator.__all__ == [
         "Advice", "BatchEstimate", "DeviceProfile", "Estimate", "EstimatorError", "TrainingJob", "advise", "estimate",
+        "find_executable_batch_size", "watch",
     ]  # fmt: skip
 
 

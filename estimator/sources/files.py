@@ -68,6 +68,15 @@ def options_from_file(path: str | Path) -> JobOptions:
     )
 
 
+def options_of_arguments(fields: dict[str, Any], name: str) -> JobOptions:
+    """The options that the fields of a `TrainingArguments` say; `name` is what notes and errors call it.
+
+    Raises:
+        SourceError: as `options_from_file`.
+    """
+    return _training_arguments(fields, Path(name))
+
+
 def _read(file: Path) -> dict[str, Any]:
     if not file.is_file():
         near = did_you_mean(file.name, [p.name for p in file.parent.glob("*")]) if file.parent.is_dir() else None
