@@ -93,7 +93,16 @@ class Evaluator:
         return max(0, self.device.capacity_bytes - context)
 
     def fits(self, n: int, which: str = "high") -> bool:
-        """Whether batch size `n` runs without OutOfMemoryError at that end of the interval."""
+        """Whether batch size `n` runs without OutOfMemoryError at that end of the interval.
+
+        At the high end it must run with less as well: with other sizes the blocks fall otherwise, and near the limit
+        a batch may run with the largest workspaces that does not with the likely ones.
+        """
+        if which != "high" or not self._fits_at(n, "high") or not self.model.has_interval(n):
+            return self._fits_at(n, which)
+        return self._fits_at(n, "typical") and self._fits_at(n, "low")
+
+    def _fits_at(self, n: int, which: str) -> bool:
         context = {"low": self.context_low, "typical": self.context, "high": self.context_high}[which]
         if context > self.device.capacity_bytes:
             return False
