@@ -38,6 +38,15 @@ _WHOLE = (
     "funnel", "yolos",
 )  # fmt: skip
 
+_IDEFICS = {
+    "text_config": {"model_type": "llama", "vocab_size": 128259},
+    "vision_config": {"image_size": 364, "patch_size": 14},
+    "pad_token_id": 128002,
+}
+_ROPE = {
+    "rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 8192,
+}  # fmt: skip
 # What the default config of a type leaves empty and a user's file always holds, and hybrids' least whole numbers of
 # layers.
 _OWN: dict[str, dict[str, Any]] = {
@@ -46,10 +55,18 @@ _OWN: dict[str, dict[str, Any]] = {
     "jamba": {"num_hidden_layers": 8},
     "bamba": {"num_hidden_layers": 4},
     "recurrent_gemma": {"num_hidden_layers": 3},
-    "zamba2": {"num_hidden_layers": 12, "hybrid_layer_ids": [6, 11], "layers_block_type": None},
+    "gemma3": {"vision_config": {"image_size": 896, "patch_size": 14}},
+    "idefics3": _IDEFICS,
+    "smolvlm": _IDEFICS,
+    "mllama": {"text_config": {"rope_scaling": _ROPE}},
 }
-TOKENS = 32
-"""Tokens of a sample of the state space models, whose paths without their own kernels loop over them."""
+OPTIONS: dict[str, dict[str, Any]] = {
+    # Paths without their own kernels, which loop over tokens.
+    **{name: {"sequence_length": 32} for name in STATE_SPACE},
+    "prophetnet": {"sequence_length": 256},  # its positions begin after the padding's
+    "depth_anything": {"mode": "inference"},  # transformers: "Training is not implemented yet"
+}
+"""Options of a job where its own choice does not go with the default config of a type."""
 
 LLAMA_70B = {
     "model_type": "llama", "architectures": ["LlamaForCausalLM"], "hidden_size": 8192, "intermediate_size": 28672,
@@ -74,8 +91,13 @@ def write_configs(folder: Path) -> Iterator[tuple[str, Path]]:
 
 def small(kind: str, fields: dict[str, Any]) -> dict[str, Any]:
     """The fields of a config with at most two layers in each part, lists of one entry a layer cut to fit."""
-    out = {**fields, "model_type": kind, **_OWN.get(kind, {})}
+    out = _over(fields, {"model_type": kind, **_OWN.get(kind, {})})
     return out if kind in _WHOLE else _fewer_layers(out)
+
+
+def _over(fields: dict[str, Any], more: dict[str, Any]) -> dict[str, Any]:
+    both = {k: _over(fields[k], v) for k, v in more.items() if isinstance(v, dict) and isinstance(fields.get(k), dict)}
+    return {**fields, **more, **both}
 
 
 def _fewer_layers(fields: dict[str, Any]) -> dict[str, Any]:

@@ -41,10 +41,10 @@ def rows(groups: Sequence[str], configs: Path) -> Iterator[Row]:
         if group in made:
             yield from made[group]()
         elif group == "transformers":
-            from benchmarks.coverage_configs import STATE_SPACE, TOKENS, write_configs
+            from benchmarks.coverage_configs import OPTIONS, write_configs
 
             for name, folder in write_configs(configs):
-                yield Row(group, name, f"hf:{folder}", {"sequence_length": TOKENS} if name in STATE_SPACE else {})
+                yield Row(group, name, f"hf:{folder}", OPTIONS.get(name, {}))
         elif group == "large":
             from benchmarks.coverage_configs import write_llama_70b
 

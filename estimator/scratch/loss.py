@@ -134,3 +134,14 @@ def margin_loss(op: Op, target: Target) -> list[Scratch]:
     loss = TensorSpec(self.dtype, (samples,), (1,))
     before = 1 if op.name.startswith("aten.multilabel") else None
     return [Scratch(samples * self.itemsize, results_before=before), *_reduce(loss, target)]
+
+
+@rule("aten._ctc_loss_backward.Tensor", "aten._ctc_loss_backward.default")
+def ctc_loss_backward(op: Op, target: Target) -> list[Scratch]:
+    """The backward variables, as many as the forward ones that were kept.
+
+    Source: `ctc_loss_backward_gpu_template` in aten/src/ATen/native/cuda/LossCTC.cu, 2.13 (`log_beta`); tables of
+    lengths and offsets, a few bytes a sample, are left out.
+    """
+    log_alpha: TensorSpec = op.args[6]
+    return [Scratch(log_alpha.nbytes)]

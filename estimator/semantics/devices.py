@@ -53,6 +53,8 @@ class DeviceNames(TorchFunctionMode):
             Tensor.get_device: lambda t: 0 if on_device(t) else -1,
             Tensor.__setitem__: _set_item,
             Tensor.new_tensor: _new_tensor,
+            torch.ctc_loss: _lengths_on_device(torch.ctc_loss),
+            torch.nn.functional.ctc_loss: _lengths_on_device(torch.nn.functional.ctc_loss),
             torch.tensor: _from_data(torch.tensor),
             torch.as_tensor: _from_data(torch.as_tensor),
             torch.asarray: _from_data(torch.asarray),
@@ -87,7 +89,10 @@ def _to(t: Tensor, *args: Any, **kwargs: Any) -> Tensor:
 
 
 def _cuda(
-    t: Tensor, device: Any = None, non_blocking: bool = False, memory_format: torch.memory_format = torch.preserve_format
+    t: Tensor,
+    device: Any = None,
+    non_blocking: bool = False,
+    memory_format: torch.memory_format = torch.preserve_format,
 ) -> Tensor:
     return t.to(DEVICE, non_blocking=non_blocking, memory_format=memory_format)
 
@@ -127,6 +132,21 @@ def _new_tensor(t: Tensor, data: Any, **kwargs: Any) -> Tensor:
     if isinstance(data, Tensor):
         return data.detach().clone().to(_mapped(place), dtype).requires_grad_(kwargs.get("requires_grad", False))
     return _from_data(torch.tensor)(data, dtype=dtype, device=DEVICE if place == DEVICE else place, **kwargs)
+
+
+def _lengths_on_device(ctc_loss: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """Take lengths from the host too: torch turns them into numbers, and what it makes of those is on the device.
+
+    Source: `ctc_loss` in aten/src/ATen/native/LossCTC.cpp, 2.13, whose way for fakes leaves them where they are.
+    """
+
+    def call(
+        log_probs: Tensor, targets: Tensor, input_lengths: Any, target_lengths: Any, *args: Any, **kw: Any
+    ) -> Tensor:
+        lengths = (v.to(log_probs.device) if isinstance(v, Tensor) else v for v in (input_lengths, target_lengths))
+        return ctc_loss(log_probs, targets, *lengths, *args, **kw)
+
+    return call
 
 
 def _patch_fakes(overlay: Overlay) -> None:

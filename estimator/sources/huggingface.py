@@ -9,7 +9,7 @@ import copy
 import json
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -58,18 +58,23 @@ def job_of_class(
     from estimator.sources.huggingface_batches import Shapes, inputs, losses
     from estimator.sources.huggingface_experts import NOTE, experts_of, share_equally
     from estimator.sources.huggingface_images import know_places
+    from estimator.sources.huggingface_matching import NOTE as MATCHING
+    from estimator.sources.huggingface_matching import matched_in_order
 
     task = task or _task_of(kind)
     config = copy.deepcopy(config)
     shapes = Shapes.of(kind, config, task, options, name)
     said = [*notes, *shapes.notes, *_settings(config, task, options)]
+    matches = task.labels in ("boxes", "masks")
 
     def build() -> nn.Module:
         import torch
 
-        with offline():
+        with ExitStack() as stack:
+            stack.enter_context(offline())
             # Under the job's dtype, whatever the config says: so does `from_pretrained` unless told otherwise.
             try:
+                stack.enter_context(matched_in_order() if matches else nullcontext())
                 model: nn.Module = kind._from_config(copy.deepcopy(config), dtype=torch.get_default_dtype())  # type: ignore[attr-defined]
             except (ImportError, ValueError, TypeError, AssertionError) as error:
                 said = " ".join(str(error).split())
@@ -78,6 +83,8 @@ def job_of_class(
             know_places(model, shapes.among.tokens)
         return apply(share_equally(model, *experts) if experts else model, options)
 
+    if matches:
+        said.append(MATCHING)
     if experts := experts_of(config):
         said.append(NOTE)
     if options.optimizer is None and options.mode != "inference":

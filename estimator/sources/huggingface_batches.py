@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -202,9 +203,9 @@ def _makers(kind: Any, config: Any, task: Task, s: Shapes) -> dict[str, Callable
         # No other token than the placeholders may have their id.
         below = min(s.vocabulary, s.among.token or s.vocabulary)
         ids = torch.randint(below, (n, *choices, s.tokens - s.among.tokens))
-        if s.among.token is None or not s.among.tokens:
+        if not s.among.tokens:
             return ids
-        return torch.cat([torch.full((n, s.among.tokens), s.among.token), ids], dim=1)
+        return torch.cat([torch.full((n, s.among.tokens), s.among.token or 0), ids], dim=1)
 
     makers: dict[str, Callable[[int], Any]] = {
         "pixel_values": lambda n: torch.randn(n, *frames, *s.image),
@@ -220,7 +221,10 @@ def _makers(kind: Any, config: Any, task: Task, s: Shapes) -> dict[str, Callable
         makers["flattened_patches"] = lambda n: torch.randn(n, *flat)
     if s.vocabulary:
         makers |= {"input_ids": text, "decoder_input_ids": lambda n: torch.randint(s.vocabulary, (n, s.tokens))}
-    return makers | s.among.makers
+    own = dict(s.among.makers)
+    if (mask := own.pop("image_embeds_position_mask", None)) is not None:
+        own["image_embeds_position_mask"] = lambda n: torch.nn.functional.pad(mask(n), (0, s.tokens - s.among.tokens))
+    return makers | own
 
 
 def _patches(config: Any, s: Shapes) -> int:
@@ -262,13 +266,30 @@ def _boxes(classes: int) -> dict[str, Tensor]:
     return {"class_labels": torch.randint(classes, (_BOXES,)), "boxes": torch.cat([middle, middle / 2], dim=1)}
 
 
+@contextmanager
+def _answers(task: Task) -> Iterator[None]:
+    """Answer what a loss asks of the data: which box is matched to which query, which pixels have a depth."""
+    from estimator.sources.huggingface_matching import matched_in_order
+    from estimator.sources.masks import EveryElement
+
+    if task.labels in ("boxes", "masks"):
+        with matched_in_order(), EveryElement():
+            yield
+    elif task.labels == "depth":
+        with EveryElement():
+            yield
+    else:
+        yield
+
+
 def losses(task: Task, *, inference: bool) -> Callable[[nn.Module, Any], Any]:
     """The model's own loss; of a model without a head the mean square of its features; in inference its output."""
     if inference:
         return lambda model, batch: model(**batch)
 
     def loss(model: nn.Module, batch: Any) -> Any:
-        output = model(**batch)
+        with _answers(task):
+            output = model(**batch)
         if (found := output.get("loss")) is not None:
             return found
         if task is not BASE:

@@ -63,6 +63,7 @@ class EqualShares(TorchFunctionMode):
         self._experts, self._active = experts, active
         self._masks = ((experts,), (experts + 1,))  # GPT-OSS counts tokens that go nowhere as one more expert.
         self._routed_count = 0
+        self._picked_count = 0
         self._asked = 0
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -74,6 +75,17 @@ class EqualShares(TorchFunctionMode):
             # `where` of a mask is one table of places, seen column by column.
             places = given.new_zeros(self._share(given.numel()), 2, dtype=torch.int64)
             return places.unbind(1)
+        if (
+            func in (Tensor.__getitem__, Tensor.__setitem__)
+            and isinstance(args[1], Tensor)
+            and args[1].dtype is torch.bool
+        ):
+            # Switch picks an expert's tokens by a mask over (batch, token), and puts its results back by the same.
+            if func is Tensor.__getitem__:
+                self._picked_count = self._share(args[1].numel())
+            flat = torch.arange(self._picked_count, device=given.device)
+            where: Any = (flat,) if args[1].dim() == 1 else (flat // args[1].shape[-1], flat % args[1].shape[-1])
+            return func(given, where if args[1].dim() <= 2 else args[1], *args[2:])
         if func in (torch.nonzero, Tensor.nonzero) and given.shape in self._masks:
             chosen = torch.arange(self._experts, device=given.device)
             return (chosen,) if kwargs.get("as_tuple") else chosen[:, None]

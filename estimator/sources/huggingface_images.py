@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from estimator.errors import SourceError
+from estimator.sources.masks import EveryElement
 
 
 @dataclass
@@ -45,14 +46,20 @@ def image_inputs(kind: Any, config: Any, image: tuple[int, int, int], where: str
         token = token if token is not None else config.get_text_config().vocab_size - 1
         config.image_token_index = config.image_token_id = token
         return ImageInputs(queries, token)
-    if token is None:
-        return ImageInputs()
     parameters = inspect.signature(kind.forward).parameters
+    if "aspect_ratio_ids" in parameters:
+        return _seen_across(config.vision_config, image)
+    if token is None:
+        return _fixed_queries(config) if "image_embeds_position_mask" in parameters else ImageInputs()
     if "image_grid_thw" in parameters:
         return _patches_of_any_size(config.vision_config, image, token)
     try:
         if "image_sizes" in parameters and hasattr(config, "image_grid_pinpoints"):
             return _tiles(kind, config, image, token)
+        if "pixel_attention_mask" in parameters:  # Idefics 3 and its kin: several images, or cuts of one, to a sample
+            vision = config.vision_config
+            tokens = (vision.image_size // vision.patch_size) ** 2 // config.scale_factor**2
+            return ImageInputs(tokens, token, {"pixel_values": lambda n: torch.randn(n, 1, *image)})
         return ImageInputs(_asked(kind, config, pixel_values=torch.empty(1, *image, device="meta")), token)
     except Exception as error:
         raise SourceError(
@@ -61,6 +68,29 @@ def image_inputs(kind: Any, config: Any, image: tuple[int, int, int], where: str
             where=where,
             hint="give a TrainingJob of your own whose batch has the processor's outputs",
         ) from error
+
+
+def _seen_across(vision: Any, image: tuple[int, int, int]) -> ImageInputs:
+    """Llama 3.2 Vision: the text attends to the tiles of an image, which has no placeholders of its own.
+
+    Source: `MllamaImageProcessor` and `MllamaVisionModel.forward`, transformers 4.57; here every tile is filled.
+    """
+    tiles = vision.max_num_tiles
+    return ImageInputs(
+        makers={
+            "pixel_values": lambda n: torch.randn(n, 1, tiles, *image),
+            "aspect_ratio_ids": lambda n: torch.ones(n, 1, dtype=torch.int64),
+            "aspect_ratio_mask": lambda n: torch.ones(n, 1, tiles, dtype=torch.int64),
+        }
+    )
+
+
+def _fixed_queries(config: Any) -> ImageInputs:
+    """Kosmos-2: a mask says which places of the text are the image's; any id may stand there."""
+    count = config.latent_query_num
+    return ImageInputs(
+        count, makers={"image_embeds_position_mask": lambda n: torch.arange(count).expand(n, count) >= 0}
+    )
 
 
 def _patches_of_any_size(vision: Any, image: tuple[int, int, int], token: int) -> ImageInputs:
@@ -114,7 +144,21 @@ def know_places(model: nn.Module, tokens: int) -> nn.Module:
     for module in model.modules():
         if callable(check := getattr(module, "get_placeholder_mask", None)):
             module.get_placeholder_mask = _answered(check, tokens)  # type: ignore[assignment]
+        features = getattr(module, "get_image_features", None)
+        if callable(features) and "pixel_attention_mask" in inspect.signature(features).parameters:
+            module.get_image_features = _of_every_image(features)  # type: ignore[assignment]
     return model
+
+
+def _of_every_image(features: Callable[..., Any]) -> Callable[..., Any]:
+    """Let Idefics 3 and its kin, which leave out images that are all zeros, find none such."""
+
+    @functools.wraps(features)
+    def call(*args: Any, **kwargs: Any) -> Any:
+        with EveryElement():
+            return features(*args, **kwargs)
+
+    return call
 
 
 def _answered(check: Callable[..., Any], tokens: int) -> Callable[..., Any]:

@@ -73,11 +73,16 @@ def load(name: str, options: JobOptions) -> TrainingJob:
             model: nn.Module = get_model(name, weights=None, **kwargs)
         return apply(model, options)
 
+    loss = batches.loss(kind) if options.mode != "inference" else batches.forward(kind)
+    if kind == "detection":
+        from estimator.sources.torchvision_detection import full_of_boxes
+
+        loss = full_of_boxes(loss)
     classes = options.num_classes or len(weights.meta.get("categories", ())) or None
     return TrainingJob(
         model=build,
         batch=batches.batch(kind, size, frames, classes, name),
-        loss=batches.loss(kind) if options.mode != "inference" else batches.forward(kind),
+        loss=loss,
         optimizer=options.optimizer or OPTIMIZER,
         name=f"torchvision:{name}",
         notes=_notes(kind, size, options),
@@ -161,5 +166,7 @@ def _notes(kind: str, size: int, options: JobOptions) -> tuple[str, ...]:
     if options.optimizer is None and options.mode != "inference":
         notes.append(f"optimizer was not given: {OPTIMIZER} is assumed")
     if kind == "detection":
-        notes.append("detection: every image is square and has 8 boxes; proposals depend on the data")
+        from estimator.sources.torchvision_detection import NOTE
+
+        notes.append(NOTE)
     return tuple(notes)

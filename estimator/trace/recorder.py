@@ -21,6 +21,7 @@ from estimator.graph import Op, StepGraph, StorageEvent, TensorSpec
 from estimator.ledger import Category
 from estimator.trace.lists import NOT_DONE, run_on_lists
 from estimator.trace.paths import ModulePaths
+from estimator.trace.shapes import CTC, ctc_loss, with_places
 from estimator.trace.values import READERS, Follower, known_value, set_known
 
 DEVICE = torch.device("cpu", 0)
@@ -188,6 +189,12 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
             real = known_value(args[0])
             if real is not None and torch.device(kwargs.get("device") or "meta").type == "cpu":
                 return real.clone()
+        args = with_places(func, args, known_value, self._fake_beside)
+        if func in CTC:
+            with self._fake_mode:
+                found = ctc_loss(func, args, known_value)
+            if found is not None:
+                return found
         out = run_on_lists(func, args, self._fake_mode)
         if out is NOT_DONE:
             try:
@@ -202,6 +209,9 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
             # Torch's own following of constants forgets the device index that tells device from host; ours does not.
             out.constant = None
         return out
+
+    def _fake_beside(self, real: Tensor, other: Tensor) -> Any:
+        return self._fake_like(real, (other,))
 
     def _fake_like(self, real: Any, args: tuple[Any, ...]) -> Any:
         """Make fakes of the real results of an op that reads values, on the device of its first tensor."""

@@ -172,13 +172,13 @@ class Follower:
         if random or out.layout is not torch.strided:
             return
         with no_dispatch(), torch.no_grad():
-            if func.is_view:
-                if (value := known_value(args[0])) is not None:
-                    self._attach(out, func(value, *args[1:], **kwargs), [args[0]], [value])
-                return
             try:
+                if func.is_view:
+                    if (value := known_value(args[0])) is not None:
+                        self._attach(out, func(value, *args[1:], **kwargs), [args[0]], [value])
+                    return
                 value = uniform_result(func, args, _on_host(kwargs), out, known_value)
-            except Exception:  # an op the host cannot do: its value is just not known
+            except Exception:  # an op the host cannot do, strides beyond the one element: just not known
                 return
             if value is not None:
                 out._known = Known(value)  # type: ignore[attr-defined]

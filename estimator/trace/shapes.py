@@ -1,0 +1,63 @@
+"""Ops whose fake kernels need values that are known beside the fakes: masks that pick elements, lengths of a CTC loss."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils._mode_utils import no_dispatch
+
+_aten = torch.ops.aten
+_INDEXED = frozenset(
+    {_aten.index.Tensor, _aten.index_put.default, _aten.index_put_.default, _aten._index_put_impl_.default}
+)
+CTC = frozenset(
+    {_aten._ctc_loss.Tensor, _aten._ctc_loss.default, _aten._ctc_loss_backward.Tensor, _aten._ctc_loss_backward.default}
+)
+
+
+def with_places(
+    func: Any, args: tuple[Any, ...], known: Callable[[Any], Tensor | None], fake: Callable[[Tensor, Tensor], Any]
+) -> tuple[Any, ...]:
+    """The arguments of an indexing op with each known mask as the places that it picks.
+
+    Args:
+        known: gives a tensor's real values, or None.
+        fake: makes a fake of a real tensor, on the device of another fake.
+    """
+    if func not in _INDEXED or not any(isinstance(i, Tensor) and i.dtype is torch.bool for i in args[1]):
+        return args
+    out: list[Any] = []
+    for index in args[1]:
+        real = known(index) if isinstance(index, Tensor) and index.dtype is torch.bool else None
+        if real is None:
+            out.append(index)
+        else:
+            with no_dispatch():
+                places = real.nonzero(as_tuple=True)
+            out += [fake(place, index) for place in places]
+    return (args[0], out, *args[2:])
+
+
+def ctc_loss(func: Any, args: tuple[Any, ...], known: Callable[[Any], Tensor | None]) -> Any:
+    """Results of a CTC loss, or of its backward pass, which gives one like the probabilities.
+
+    Those of the loss are (batch,) and (batch, time, 2 * longest target + 1); None where the lengths are not known.
+
+    Source: `ctc_loss_gpu_template` in aten/src/ATen/native/cuda/LossCTC.cu, 2.13.
+    """
+    if "backward" in func._schema.name:
+        return torch.empty_like(args[1])
+    probabilities, _, _, lengths = args[:4]
+    if isinstance(lengths, Tensor):
+        real = known(lengths)
+        if real is None:
+            return None
+        with no_dispatch():
+            lengths = real.tolist()
+    batch = probabilities.shape[1] if probabilities.dim() == 3 else 1
+    place = {"dtype": probabilities.dtype, "device": probabilities.device}
+    longest = max(lengths, default=0)
+    return torch.empty(batch, **place), torch.empty(batch, probabilities.shape[0], 2 * longest + 1, **place)
