@@ -98,9 +98,12 @@ class Evaluator:
         At the high end it must run with less as well: with other sizes the blocks fall otherwise, and near the limit
         a batch may run with the largest workspaces that does not with the likely ones.
         """
-        if which != "high" or not self._fits_at(n, "high") or not self.model.has_interval(n):
-            return self._fits_at(n, which)
-        return self._fits_at(n, "typical") and self._fits_at(n, "low")
+        return self._failing_end(n) is None if which == "high" else self._fits_at(n, which)
+
+    def _failing_end(self, n: int) -> str | None:
+        """The first end of the interval, from the high one on, at which it runs out; None where it runs at each."""
+        ends = ("high", "typical", "low") if self.model.has_interval(n) else ("high",)
+        return next((end for end in ends if not self._fits_at(n, end)), None)
 
     def _fits_at(self, n: int, which: str) -> bool:
         context = {"low": self.context_low, "typical": self.context, "high": self.context_high}[which]
@@ -171,10 +174,12 @@ class Evaluator:
         )
 
     def where_it_ran_out(self, n: int) -> str:
-        """Phase, op and module of the allocation that fails at the high end."""
-        limit = self.limit_bytes("high")
-        key = self._same_if_exact(n, "high")
-        oom = self._under(n, key, limit).oom
+        """Phase, op and module of the allocation that fails, at the first end of the interval where one does."""
+        end = self._failing_end(n)
+        if end is None or self.limit_bytes(end) == 0:
+            return ""
+        key = self._same_if_exact(n, end)
+        oom = self._under(n, key, self.limit_bytes(end)).oom
         if oom is None:
             return ""
         event = self.ledger(n, key).events[oom.event]
