@@ -74,7 +74,9 @@ def advise(
     quiet: o.Quiet = False,
     debug: o.Debug = False,
 ) -> int:
-    """Rank changes to a job by the batch they buy, with their cost in flops: each is traced, none is scaled.
+    """Rank changes to a job by the batch they buy, with their cost in flops.
+
+    Each is traced, none is scaled.
 
     Exit code: 0 the job or a change reaches the batch that is wanted, 1 nothing does, 2 the question is not well put,
     3 no honest number can be given.

@@ -96,7 +96,7 @@ def slurm(
     *,
     job_options: dict[str, Any],
 ) -> int:
-    """Say what of a job fits on each kind of GPU of a Slurm cluster, and write its #SBATCH lines.
+    """Say what fits on each kind of GPU of a Slurm cluster, with #SBATCH lines.
 
     With --sbatch a script is checked instead. Inside a job the answer is for the job's own GPU. Exit code: 0 it fits
     somewhere (the script: it can run), 1 it does not, 2 not well put or no Slurm, 3 no honest number can be given.
