@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from estimator.commands import options as o
+from estimator.commands.job_options import takes_job_options
 from estimator.commands.jobs import check_torch_version, read_job
 from estimator.commands.run import DOES_NOT_FIT, FITS, answer_alone_on_stdout, guarded, write_json
 
@@ -37,34 +38,15 @@ Changes = Annotated[
 
 
 @guarded
+@takes_job_options
 def advise(
     job: o.Job,
+    *,
     device: o.Device = None,
     memory: o.Memory = None,
     profiles: o.Profiles = None,
     torch_version: o.TorchVersion = None,
-    alloc_conf: o.AllocConf = None,
-    image_size: o.ImageSize = None,
-    sequence_length: o.SequenceLength = None,
-    num_classes: o.NumClasses = None,
-    frames: o.Frames = None,
-    task: o.Task = None,
-    attn: o.Attention = None,
-    lora: o.Lora = None,
-    freeze: o.Freeze = None,
-    checkpointing: o.Checkpointing = None,
-    config: o.Config = None,
-    precision: o.Precision = None,
-    optimizer: o.Optimizer = None,
-    mode: o.Mode = None,
-    accumulation_steps: o.AccumulationSteps = None,
-    grad_clip: o.GradClip = None,
-    grad_scaler: o.GradScaler = None,
-    channels_last: o.ChannelsLast = None,
-    build: o.Build = None,
-    cudnn_benchmark: o.CudnnBenchmark = None,
-    deterministic: o.Deterministic = None,
-    batch_dim: o.BatchDim = None,
+    job_options: dict[str, Any],
     global_batch: GlobalBatch = None,
     change: Changes = None,
     as_json: o.AsJson = False,
@@ -87,31 +69,7 @@ def advise(
     limits: dict[str, Any] = {} if time_limit is None else {"time_limit_seconds": time_limit}
     with answer_alone_on_stdout(), Progress(quiet=quiet) as progress:
         progress("loading the job")
-        loaded, _ = read_job(
-            job,
-            config or (),
-            image_size=image_size,
-            sequence_length=sequence_length,
-            num_classes=num_classes,
-            frames=frames,
-            task=task,
-            attn=attn,
-            lora=lora,
-            freeze=tuple(freeze) if freeze else None,
-            checkpointing=checkpointing,
-            precision=precision,
-            optimizer=optimizer,
-            mode=mode,
-            accumulation_steps=accumulation_steps,
-            grad_clip=grad_clip,
-            grad_scaler=grad_scaler,
-            channels_last=channels_last,
-            build=build,
-            cudnn_benchmark=cudnn_benchmark,
-            deterministic=deterministic,
-            alloc_conf=alloc_conf,
-            batch_dim=batch_dim,
-        )
+        loaded, _ = read_job(job, job_options.pop("config") or (), **job_options)
         from estimator.advice.run import advise as find_changes
 
         advice = find_changes(

@@ -35,12 +35,22 @@ JOB_OPTIONS: dict[str, Any] = {
     "deterministic": o.Deterministic,
     "batch_dim": o.BatchDim,
     "alloc_conf": o.AllocConf,
+    "phases": o.Phases,
+    "validation_batch_size": o.ValidationBatchSize,
+    "new_tokens": o.NewTokens,
+    "prompt_length": o.PromptLength,
+    "kv_cache": o.KvCache,
+    "checkpoint_copy": o.CheckpointCopy,
+    "checkpoint_writer": o.CheckpointWriter,
 }
 """Options by the name that `read_job` knows them by (`config` is its `files`)."""
 
 
 def takes_job_options(function: Command) -> Command:
-    """Add `JOB_OPTIONS` to a command whose last parameter is `job_options`, which gets those as a mapping."""
+    """Put `JOB_OPTIONS` in the place of a command's parameter `job_options`, which gets those as a mapping.
+
+    All that the command takes besides JOB is by keyword.
+    """
 
     @functools.wraps(function)
     def command(*args: Any, **kwargs: Any) -> int:
@@ -48,14 +58,14 @@ def takes_job_options(function: Command) -> Command:
         return function(*args, **kwargs, job_options=said)
 
     hints = typing.get_type_hints(function, include_extras=True)
-    own = [
-        parameter.replace(annotation=hints[name])
-        for name, parameter in inspect.signature(function).parameters.items()
-        if name != "job_options"
-    ]
     kind = inspect.Parameter.KEYWORD_ONLY
-    added = [inspect.Parameter(n, kind, default=None, annotation=a) for n, a in JOB_OPTIONS.items()]
+    parameters: list[inspect.Parameter] = []
+    for name, parameter in inspect.signature(function).parameters.items():
+        if name == "job_options":
+            parameters += [inspect.Parameter(n, kind, default=None, annotation=a) for n, a in JOB_OPTIONS.items()]
+        else:
+            parameters.append(parameter.replace(annotation=hints[name]))
     # What typer reads: the signature, and the annotations by name.
-    command.__signature__ = inspect.Signature([*own, *added], return_annotation=int)  # type: ignore[attr-defined]
-    command.__annotations__ = {p.name: p.annotation for p in [*own, *added]} | {"return": int}
+    command.__signature__ = inspect.Signature(parameters, return_annotation=int)  # type: ignore[attr-defined]
+    command.__annotations__ = {p.name: p.annotation for p in parameters} | {"return": int}
     return command  # type: ignore[return-value]

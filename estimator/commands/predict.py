@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from estimator.commands import options as o
+from estimator.commands.job_options import takes_job_options
 from estimator.commands.jobs import check_torch_version, read_job
 from estimator.commands.run import DOES_NOT_FIT, FITS, answer_alone_on_stdout, check_writable, guarded, write_json
 from estimator.errors import UsageError
@@ -53,41 +54,15 @@ Graph = Annotated[
 
 
 @guarded
+@takes_job_options
 def predict(
     job: o.Job,
+    *,
     device: o.Device = None,
     memory: o.Memory = None,
     profiles: o.Profiles = None,
     torch_version: o.TorchVersion = None,
-    alloc_conf: o.AllocConf = None,
-    image_size: o.ImageSize = None,
-    sequence_length: o.SequenceLength = None,
-    num_classes: o.NumClasses = None,
-    frames: o.Frames = None,
-    task: o.Task = None,
-    attn: o.Attention = None,
-    lora: o.Lora = None,
-    freeze: o.Freeze = None,
-    checkpointing: o.Checkpointing = None,
-    config: o.Config = None,
-    precision: o.Precision = None,
-    optimizer: o.Optimizer = None,
-    mode: o.Mode = None,
-    accumulation_steps: o.AccumulationSteps = None,
-    grad_clip: o.GradClip = None,
-    grad_scaler: o.GradScaler = None,
-    channels_last: o.ChannelsLast = None,
-    build: o.Build = None,
-    cudnn_benchmark: o.CudnnBenchmark = None,
-    deterministic: o.Deterministic = None,
-    batch_dim: o.BatchDim = None,
-    phases: o.Phases = None,
-    validation_batch_size: o.ValidationBatchSize = None,
-    new_tokens: o.NewTokens = None,
-    prompt_length: o.PromptLength = None,
-    kv_cache: o.KvCache = None,
-    checkpoint_copy: o.CheckpointCopy = None,
-    checkpoint_writer: o.CheckpointWriter = None,
+    job_options: dict[str, Any],
     workers: o.Workers = None,
     prefetch_factor: o.PrefetchFactor = None,
     pin_memory: o.PinMemory = None,
@@ -126,39 +101,7 @@ def predict(
                 hint="name a card with --device",
             )
         progress("loading the job")
-        loaded, wanted = read_job(
-            job,
-            config or (),
-            batch_size=batch_size,
-            image_size=image_size,
-            sequence_length=sequence_length,
-            num_classes=num_classes,
-            frames=frames,
-            task=task,
-            attn=attn,
-            lora=lora,
-            freeze=tuple(freeze) if freeze else None,
-            checkpointing=checkpointing,
-            precision=precision,
-            optimizer=optimizer,
-            mode=mode,
-            accumulation_steps=accumulation_steps,
-            grad_clip=grad_clip,
-            grad_scaler=grad_scaler,
-            channels_last=channels_last,
-            build=build,
-            cudnn_benchmark=cudnn_benchmark,
-            deterministic=deterministic,
-            alloc_conf=alloc_conf,
-            batch_dim=batch_dim,
-            phases=tuple(phases) if phases else None,
-            validation_batch_size=validation_batch_size,
-            new_tokens=new_tokens,
-            prompt_length=prompt_length,
-            kv_cache=kv_cache,
-            checkpoint_copy=checkpoint_copy,
-            checkpoint_writer=checkpoint_writer,
-        )
+        loaded, wanted = read_job(job, job_options.pop("config") or (), **job_options, batch_size=batch_size)
         from estimator.pipeline import estimate
 
         answer = estimate(
