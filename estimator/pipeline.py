@@ -13,6 +13,7 @@ from estimator.device import DeviceProfile, Target
 from estimator.errors import CannotPredictError, DataDependentError, EstimatorError, FitError, MissingKernelError
 from estimator.evaluate import Evaluator
 from estimator.fit import MemoryModel, compare, first_step_vouches, fit, residual, unlike_steps
+from estimator.heap import heap_set_aside
 from estimator.job import TrainingJob
 from estimator.result import Estimate, Warning
 from estimator.solve import Solution, largest_batch
@@ -86,13 +87,14 @@ def estimate(
     if traces is None:
         traces = Traces(job, isolate=isolate, time_limit_seconds=time_limit_seconds)
     run = _Run(job, target, clock, say, traces, alloc_conf if alloc_conf is not None else job.alloc_conf, cross_check)
-    try:
-        return run.answer()
-    except (DataDependentError, MissingKernelError) as error:
-        if not allow_real_run:
-            raise
-        run.use_real_run(error)
-        return run.answer()
+    with heap_set_aside():
+        try:
+            return run.answer()
+        except (DataDependentError, MissingKernelError) as error:
+            if not allow_real_run:
+                raise
+            run.use_real_run(error)
+            return run.answer()
 
 
 class _Run:

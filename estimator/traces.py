@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from estimator.device import Target
 from estimator.errors import EstimatorError, TraceDiedError
+from estimator.heap import heap_set_aside
 from estimator.job import TrainingJob
 
 if TYPE_CHECKING:
@@ -138,12 +138,8 @@ class Traces:
         tasks = [partial(trace, self.job, target, size, semantics, steps, real_run) for size, steps in wanted]
         if self.isolated:
             warm_up()
-            # The children collect garbage: what is here already they need neither look through nor get copies of.
-            gc.freeze()
-            try:
+            with heap_set_aside():
                 return run_isolated(tasks, self._limit, meanwhile)
-            finally:
-                gc.unfreeze()
         return [task() for task in tasks]
 
 

@@ -16,7 +16,7 @@ pytestmark = pytest.mark.pure
 PACKAGE = Path(estimator.__file__).parent
 FLOORS = (
     ("errors",),
-    ("units",),
+    ("units", "heap"),
     ("ledger", "device", "phases"),
     ("job", "graph"),
     ("trace", "semantics", "scratch", "fit", "allocator"),

@@ -152,7 +152,8 @@ def _lengths_on_device(ctc_loss: Callable[..., Tensor]) -> Callable[..., Tensor]
 def _patch_fakes(overlay: Overlay) -> None:
     """Let fakes name the CUDA device to the user's code and the traced one to torch's own."""
     true_device = FakeTensor.device
-    dispatch = FakeTensorMode.__torch_dispatch__
+    # Without the switches of torch's compiler around it: nothing is compiled in a trace.
+    dispatch = getattr(FakeTensorMode.__torch_dispatch__, "__wrapped__", FakeTensorMode.__torch_dispatch__)
 
     def device(self: FakeTensor) -> torch.device:
         if overlay.at_user_level and self.fake_device == DEVICE and not self.fake_mode.in_kernel_invocation:

@@ -115,9 +115,12 @@ def _child(pipe: Any, task: Callable[[], Any], nice: int) -> None:
     try:
         import torch
 
+        from estimator.trace.uncompiled import leave_compiler_out
+
         if nice:
             os.nice(nice)
         torch.set_num_threads(1)  # OpenMP's threads do not survive a fork
+        leave_compiler_out()
         try:
             message: tuple[str, Any] = ("ok", task())
         except EstimatorError as error:

@@ -139,8 +139,15 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         in_backward = torch._C._current_graph_task_id() != -1
         if in_backward and self.on_backward is not None:
             self.on_backward()
-        specs = self._plain(args), {k: self._plain(v) for k, v in kwargs.items()}
+        with torch._C.DisableTorchFunction():  # the modes that user code runs under need not see us look
+            specs = self._plain(args), {k: self._plain(v) for k, v in kwargs.items()}
         out = self._run(func, args, kwargs)
+        with torch._C.DisableTorchFunction():
+            self._note(func, args, specs, out, in_backward)
+        return out
+
+    def _note(self, func: Any, args: tuple[Any, ...], specs: tuple[Any, Any], out: Any, in_backward: bool) -> None:
+        """Write down an op that has run, if it is one of the device's."""
         index = len(self.graph.ops)
         outputs: list[TensorSpec] = []
         tensors: list[Tensor] = []
@@ -152,7 +159,7 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
                     self._storage_of(t, index)
                 born.append(t)
         if not born and (tensors or not self._touches_device(args)):
-            return out
+            return
         for t in tensors:
             t._source = index  # type: ignore[attr-defined]
             outputs.append(self._spec(t))
@@ -168,7 +175,6 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
                 len(self.graph.events),
             )
         )
-        return out
 
     def _touches_device(self, args: tuple[Any, ...]) -> bool:
         """Whether an op without results (foreach and fused ops in place) works on device tensors."""

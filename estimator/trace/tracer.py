@@ -4,22 +4,24 @@ from __future__ import annotations
 
 import contextlib
 import gc
+import importlib
 import warnings
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
 from torch import nn
-from torch._subclasses.fake_tensor import FakeTensorMode
 
 from estimator.device import Target
 from estimator.errors import JobError
 from estimator.graph import StepGraph
+from estimator.heap import heap_set_aside, not_collected
 from estimator.job import TrainingJob
 from estimator.trace.after import run_after_steps
 from estimator.trace.batches import BatchMaker, batch_maker
 from estimator.trace.build import lent, make_model, register_storages
 from estimator.trace.explain import explained
+from estimator.trace.fakes import Fakes
 from estimator.trace.generation import prompts
 from estimator.trace.optimizers import optimizer_maker
 from estimator.trace.paths import ModulePaths
@@ -55,7 +57,7 @@ def trace(
         TraceError: the step fails on tensors without data; the op and the user's line are named.
     """
     graph = StepGraph(batch_size)
-    mode = FakeTensorMode(allow_non_fake_inputs=True)
+    mode = Fakes(allow_non_fake_inputs=True)
     paths = ModulePaths()
     recorder = Recorder(graph, mode, paths, whole_host=target.device.kind == "cpu")
     if allow_real_run:
@@ -125,7 +127,7 @@ def _converted(job: TrainingJob, model: nn.Module, recorder: Recorder) -> nn.Mod
         recorder.recording = True
 
 
-def _runner(job: TrainingJob, model: nn.Module, recorder: Recorder, mode: FakeTensorMode, overlay: Any) -> StepRunner:
+def _runner(job: TrainingJob, model: nn.Module, recorder: Recorder, mode: Fakes, overlay: Any) -> StepRunner:
     params = [p for p in model.parameters() if p.requires_grad]
     if job.mode == "train" and not params and job.step is None:
         raise JobError(
@@ -181,22 +183,24 @@ def _counts(model: nn.Module) -> dict[str, int]:
 @contextlib.contextmanager
 def _undisturbed() -> Iterator[None]:
     """Keep the random state, and hold Python's garbage collector so that lifetimes repeat exactly."""
-    collecting = gc.isenabled()
     gc.collect()
-    gc.disable()
-    gc.freeze()  # what is there already need not be looked through at the end of each step
-    try:
-        with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        gc.unfreeze()
-        if collecting:
-            gc.enable()
+    with not_collected(), heap_set_aside(), torch.random.fork_rng(devices=[]), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
 
 
 def warm_up() -> None:
-    """Load what torch imports at the first op on a fake tensor, once, before processes are forked."""
-    with FakeTensorMode():
-        x = torch.empty(2, 2, requires_grad=True)
-        torch.nn.functional.linear(x, x).sum().backward()  # type: ignore[no-untyped-call]
+    """Load what torch imports at the first ops on fake tensors, once, before processes are forked."""
+    with not_collected():
+        for name in _IMPORTED_LATE:
+            with contextlib.suppress(ImportError):  # torch's own business: it may do without in another version
+                importlib.import_module(name)
+
+
+_IMPORTED_LATE = (
+    "torch.fx.experimental.symbolic_shapes",
+    "torch.nested._internal.nested_tensor",
+    "torch.distributed.tensor",
+    "torch._numpy",
+)
+"""Source: measured: what `sys.modules` has after a trace and had not before, torch 2.13, but for `torch._dynamo`."""
