@@ -9,6 +9,9 @@ __version__ = "0.1.0"
 if TYPE_CHECKING:
     from estimator.advice.records import Advice
     from estimator.advice.run import advise
+    from estimator.data.frontier import frontier
+    from estimator.data.lengths import lengths
+    from estimator.data.records import Frontier, Lengths
     from estimator.device import DeviceProfile
     from estimator.errors import EstimatorError
     from estimator.integrations.accelerate import find_executable_batch_size
@@ -23,10 +26,14 @@ _HOMES = {
     "DeviceProfile": "estimator.device",
     "Estimate": "estimator.result",
     "EstimatorError": "estimator.errors",
+    "Frontier": "estimator.data.records",
+    "Lengths": "estimator.data.records",
     "TrainingJob": "estimator.job",
     "advise": "estimator.advice.run",
     "estimate": "estimator.pipeline",
     "find_executable_batch_size": "estimator.integrations.accelerate",
+    "frontier": "estimator.data.frontier",
+    "lengths": "estimator.data.lengths",
     "watch": "estimator.integrations.watch",
 }
 
@@ -36,10 +43,14 @@ __all__ = [
     "DeviceProfile",
     "Estimate",
     "EstimatorError",
+    "Frontier",
+    "Lengths",
     "TrainingJob",
     "advise",
     "estimate",
     "find_executable_batch_size",
+    "frontier",
+    "lengths",
     "watch",
 ]
 

@@ -10,6 +10,8 @@ from estimator import __version__
 from estimator.commands.advise import advise
 from estimator.commands.check import check
 from estimator.commands.devices import devices
+from estimator.commands.frontier import frontier
+from estimator.commands.lengths import lengths
 from estimator.commands.plan import plan
 from estimator.commands.predict import predict
 from estimator.commands.replay import replay
@@ -18,7 +20,7 @@ from estimator.commands.schema import schema
 from estimator.commands.slurm import slurm
 from estimator.commands.version import version
 
-COMMANDS = (predict, advise, check, plan, slurm, devices, replay, schema, version)
+COMMANDS = (predict, advise, lengths, frontier, check, plan, slurm, devices, replay, schema, version)
 
 app = typer.Typer(
     name="batch-estimator",

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
+from functools import partial
 from typing import Annotated, Any, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator, model_validator
@@ -13,6 +15,8 @@ from estimator.phases import Checkpoint, Generation, Validation
 Precision = Literal["fp32", "amp-bf16", "amp-fp16", "bf16", "fp16"]
 Mode = Literal["train", "inference"]
 PRECISIONS: tuple[str, ...] = get_args(Precision)
+SIZE_NAMES = ("length", "sequence_length", "image_size", "frames")
+"""What a batch function may take besides the number of samples: the size of each of them."""
 
 
 class TrainingJob(BaseModel):
@@ -20,7 +24,8 @@ class TrainingJob(BaseModel):
 
     `model` is an `nn.Module` or a factory of one; a factory is built without memory, so prefer it.
     `batch` is a function of the number of samples, an example batch (any pytree of tensors), a `Dataset` or a
-    `DataLoader`. `loss(model, batch)` gives the scalar that is differentiated; without it the model's own
+    `DataLoader`. A function may also take the size of a sample, by one of the names in `SIZE_NAMES`
+    (`lambda n, length: ...`); `job.sized(512)` is then the job with samples of that size. `loss(model, batch)` gives the scalar that is differentiated; without it the model's own
     `.loss` (a `ModelOutput` or a dict) is taken, or in inference its output. `step(model, optimizer, batch)`
     replaces loss, backward and optimizer step by a loop of the user's own.
 
@@ -114,9 +119,42 @@ class TrainingJob(BaseModel):
         """Whether something else than training steps is done."""
         return self.mode == "train" and any((self.validation, self.generation, self.checkpoint))
 
+    @property
+    def size_name(self) -> str | None:
+        """The name by which `batch` takes the size of a sample, if it does."""
+        found = size_parameter(self.batch)
+        return None if found is None else found.name
+
+    def sized(self, size: int) -> TrainingJob:
+        """The same job with samples of one size: tokens, or pixels a side.
+
+        Raises:
+            JobError: `batch` takes no size, or it is below 1.
+        """
+        name = self.size_name
+        if name is None:
+            raise JobError(
+                "the batch takes no size of a sample", got=_short(self.batch), where="TrainingJob.batch",
+                allowed=f"a function of n and of one of {', '.join(SIZE_NAMES)}", hint="batch=lambda n, length: ...",
+            )  # fmt: skip
+        if size < 1:
+            raise JobError("a sample has a size of 1 or more", got=f"{name}={size}", where="TrainingJob.sized")
+        return self.with_(batch=partial(self.batch, **{name: size}))
+
     def with_(self, **changes: Any) -> TrainingJob:
         """The same job with some fields changed, checked again."""
         return TrainingJob(**{**{name: getattr(self, name) for name in type(self).model_fields}, **changes})
+
+
+def size_parameter(batch: Any) -> inspect.Parameter | None:
+    """The parameter of a batch function that is the size of a sample; None where it has none."""
+    if not callable(batch) or isinstance(batch, type):
+        return None
+    try:
+        parameters = list(inspect.signature(batch).parameters.values())
+    except (TypeError, ValueError):  # a function that does not show its parameters
+        return None
+    return next((p for p in parameters[1:] if p.name in SIZE_NAMES), None)
 
 
 def _short(value: Any) -> str:

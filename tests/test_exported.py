@@ -36,8 +36,8 @@ def test_every_list_is_sorted_and_names_nothing_twice() -> None:
 @pytest.mark.pure
 def test_the_public_names_are_these() -> None:
     assert estimator.__all__ == [
-        "Advice", "BatchEstimate", "DeviceProfile", "Estimate", "EstimatorError", "TrainingJob", "advise", "estimate",
-        "find_executable_batch_size", "watch",
+        "Advice", "BatchEstimate", "DeviceProfile", "Estimate", "EstimatorError", "Frontier", "Lengths", "TrainingJob",
+        "advise", "estimate", "find_executable_batch_size", "frontier", "lengths", "watch",
     ]  # fmt: skip
 
 

@@ -16,7 +16,7 @@ pytestmark = pytest.mark.pure
 PACKAGE = Path(estimator.__file__).parent
 FLOORS = (
     ("errors",),
-    ("units", "heap"),
+    ("units", "heap", "random_state"),
     ("ledger", "device", "phases"),
     ("job", "graph"),
     ("trace", "semantics", "scratch", "fit", "allocator"),
@@ -25,7 +25,7 @@ FLOORS = (
     ("assemble", "fxgraph", "devices"),
     ("pipeline", "host"),
     ("report", "sources"),
-    ("advice", "check", "plan", "slurm"),
+    ("advice", "check", "data", "plan", "slurm"),
     ("commands", "integrations"),
     ("cli",),
     ("__main__", "__init__"),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -58,3 +58,8 @@ def read_size(text: str | None, option: str) -> int | None:
         ConfigError: not a size.
     """
     return None if text is None else parse_bytes(text, where=option)
+
+
+def job_by_size(spec: str, files: Sequence[Path], options: Mapping[str, Any], over: str, size: int) -> TrainingJob:
+    """The job with samples of one size: `read_job` with one more option, as another process can call it too."""
+    return read_job(spec, files, **{**options, over: size})[0]

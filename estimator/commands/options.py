@@ -224,6 +224,17 @@ Isolate = Annotated[
 TimeLimit = Annotated[
     float | None, _option("--time-limit", panel=WORK, metavar="SECONDS", min=0, help="Give up after this long.")
 ]
+SizeWorkers = Annotated[
+    int,
+    _option(
+        "--workers",
+        "-j",
+        panel=WORK,
+        metavar="N",
+        min=1,
+        help="Sizes that are solved at a time, by joblib. Default: 1.",
+    ),
+]
 Quiet = Annotated[bool, _option("--quiet", "-q", panel=WORK, help="No progress on stderr.")]
 Debug = Annotated[bool, _option("--debug", panel=WORK, help="Show the traceback of an error.")]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +38,21 @@ def write_plots(document: Mapping[str, Any], folder: Path, kind: str) -> list[Pa
     Raises:
         UsageError: matplotlib is not installed.
     """
+    folder.mkdir(parents=True, exist_ok=True)
+    written: list[Path] = []
+    for name, size, paint in _figures(document):
+        path = folder / f"{name}.{kind}"
+        save_figure(path, size, paint)
+        written.append(path)
+    return written
+
+
+def save_figure(path: Path, size: tuple[float, float], paint: Callable[[Any], None]) -> None:
+    """Draw one figure of so many inches into a file, whose ending (.svg or .png) is its format.
+
+    Raises:
+        UsageError: matplotlib is not installed.
+    """
     try:
         import matplotlib
         from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -46,18 +61,13 @@ def write_plots(document: Mapping[str, Any], folder: Path, kind: str) -> list[Pa
         raise UsageError(
             "plots as files need matplotlib, which is not installed", hint="pip install 'batch-estimator[plots]'"
         ) from None
-    folder.mkdir(parents=True, exist_ok=True)
-    written: list[Path] = []
-    metadata = {"Date": None, "Creator": "batch-estimator"} if kind == "svg" else {"Software": "batch-estimator"}
+    is_svg = path.suffix == ".svg"
+    metadata = {"Date": None, "Creator": "batch-estimator"} if is_svg else {"Software": "batch-estimator"}
     with matplotlib.rc_context(_STYLE):
-        for name, size, paint in _figures(document):
-            figure = Figure(figsize=size)
-            FigureCanvasAgg(figure)
-            paint(figure)
-            path = folder / f"{name}.{kind}"
-            figure.savefig(path, dpi=140, metadata=metadata)
-            written.append(path)
-    return written
+        figure = Figure(figsize=size)
+        FigureCanvasAgg(figure)
+        paint(figure)
+        figure.savefig(path, dpi=140, metadata=metadata)
 
 
 def _figures(document: Mapping[str, Any]) -> Iterator[tuple[str, tuple[float, float], Any]]:

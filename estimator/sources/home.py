@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import os
-import random
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -13,6 +12,7 @@ from types import FunctionType, MethodType, ModuleType
 from typing import Any
 
 from estimator.job import TrainingJob
+from estimator.random_state import random_kept
 from estimator.sources.torchvision_import import torchvision_on_demand
 
 
@@ -102,20 +102,10 @@ def _is_function(value: Any) -> bool:
 @contextmanager
 def quiet_process(argv0: str) -> Iterator[None]:
     """Import a user's module without its touching our arguments or anybody's random numbers."""
-    argv, states = sys.argv, _random_states()
+    argv = sys.argv
     sys.argv = [argv0]  # A script that parses its arguments gets its defaults, not ours.
     try:
-        yield
+        with random_kept():
+            yield
     finally:
         sys.argv = argv
-        for restore, state in states:
-            restore(state)
-
-
-def _random_states() -> list[tuple[Callable[[Any], Any], Any]]:
-    states: list[tuple[Callable[[Any], Any], Any]] = [(random.setstate, random.getstate())]
-    if (torch := sys.modules.get("torch")) is not None:
-        states.append((torch.set_rng_state, torch.get_rng_state()))
-    if (numpy := sys.modules.get("numpy")) is not None:
-        states.append((numpy.random.set_state, numpy.random.get_state()))
-    return states

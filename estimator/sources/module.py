@@ -39,9 +39,10 @@ def load(spec: str, options: JobOptions) -> TrainingJob:
         value = _attribute(module, attribute, place)
         made, taken = _called(value, options, f"{place}:{attribute}", home.folder)
         job, followed = _as_job(made, options, f"{place}:{attribute}", home.folder)
+        job, sized = _sized(job, options, taken | followed)
     from estimator.sources.edits import edited
 
-    _refuse_untaken(options, taken | followed, value, f"{place}:{attribute}")
+    _refuse_untaken(options, taken | followed | sized, value, f"{place}:{attribute}")
     return edited(home.wrap(job), options, done=taken)
 
 
@@ -181,6 +182,14 @@ def _as_job(value: Any, options: JobOptions, spec: str, folder: Path) -> tuple[T
     )
 
 
+def _sized(job: TrainingJob, options: JobOptions, taken: frozenset[str]) -> tuple[TrainingJob, frozenset[str]]:
+    """The job with the size of its samples, where its batch function takes one that was given."""
+    option = "sequence_length" if job.size_name == "length" else job.size_name
+    if option is None or option in taken or not (given := options.given(option)):
+        return job, frozenset()
+    return job.sized(given[option]), frozenset({option})
+
+
 def _refuse_untaken(options: JobOptions, taken: frozenset[str], value: Any, spec: str) -> None:
     untaken = [name for name in options.given(*BUILD_FIELDS) if name not in taken]
     if not untaken:
@@ -189,7 +198,8 @@ def _refuse_untaken(options: JobOptions, taken: frozenset[str], value: Any, spec
     raise SourceError(
         f"{spec} does not take {', '.join(untaken)}",
         where=_place_of(value),
-        hint=hint or f"name a function with {', '.join(untaken)} among its parameters that returns the job",
+        hint=hint or f"name a function with {', '.join(untaken)} among its parameters that returns the job, "
+        "or let the batch take it: batch=lambda n, length: ...",
     )
 
 

@@ -8,10 +8,11 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils._pytree import tree_flatten, tree_unflatten
+from torch.utils._pytree import tree_flatten, tree_map, tree_unflatten
 from torch.utils.data import DataLoader, Dataset, IterableDataset, default_collate
 
 from estimator.errors import JobError
+from estimator.job import size_parameter
 
 BatchMaker = Callable[[int], Any]
 """Makes a pytree of host tensors for a number of samples."""
@@ -34,6 +35,14 @@ def batch_maker(given: Any, batch_dim: int | str | None = None) -> BatchMaker:
     ):
         return _Collated(_dataset_samples(given), default_collate)
     if callable(given) and not isinstance(given, Tensor):
+        size = size_parameter(given)
+        if size is not None and size.default is size.empty:
+            option = "sequence-length" if size.name == "length" else size.name.replace("_", "-")
+            raise JobError(
+                "the batch takes the size of a sample, and none was given",
+                got=f"batch(n, {size.name})", where="TrainingJob.batch",
+                hint=f"--{option} N, job.sized(N), or estimator.frontier for several",
+            )  # fmt: skip
         return given  # type: ignore[no-any-return]
     return _Example(given, batch_dim)
 
@@ -127,6 +136,15 @@ def _grown(first: Any, second: Any, small: int, large: int, n: int) -> Any:
     return second
 
 
+def _same(leaf: Any) -> Any:
+    return leaf
+
+
+def repeated(sample: Any, collate: Callable[[list[Any]], Any]) -> BatchMaker:
+    """Batches of one sample again and again: what a collate function pads to the longest is as long as it."""
+    return _Collated(lambda: iter((sample,)), collate)
+
+
 class _Collated:
     """Samples of a dataset, collated: really at small sizes, by following the shapes beyond what it holds."""
 
@@ -150,7 +168,8 @@ class _Collated:
             raise JobError(
                 "the dataset is empty", where="TrainingJob.batch", hint="give a dataset with at least one sample"
             )
-        return [self._taken[i % len(self._taken)] for i in range(n)]
+        # Containers of their own: a collate function may take keys out of the samples it is given.
+        return [tree_map(_same, self._taken[i % len(self._taken)]) for i in range(n)]
 
     def __call__(self, n: int) -> Any:
         if n <= self.MOST:

@@ -20,6 +20,7 @@ from torch.utils._pytree import tree_map, tree_map_only
 
 from estimator.errors import TraceError
 from estimator.job import TrainingJob
+from estimator.random_state import random_kept
 from estimator.trace.batches import batch_maker
 from estimator.trace.build import DTYPES, default_dtype
 from estimator.trace.explain import user_line
@@ -87,7 +88,7 @@ def record_reads(job: TrainingJob, batch_size: int, steps: int) -> Reads:
     """
     reads = Reads()
     try:
-        with torch.random.fork_rng(devices=[]), _Log(reads):
+        with random_kept(), _Log(reads):
             _run(job, batch_size, steps)
     except Exception as error:
         raise TraceError(

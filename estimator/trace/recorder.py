@@ -19,6 +19,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from estimator.errors import DataDependentError
 from estimator.graph import Op, StepGraph, StorageEvent, TensorSpec
 from estimator.ledger import Category
+from estimator.trace.bounds import check_rows
 from estimator.trace.lists import NOT_DONE, run_on_lists
 from estimator.trace.paths import ModulePaths
 from estimator.trace.shapes import CTC, ctc_loss, with_places
@@ -196,6 +197,7 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
             if real is not None and torch.device(kwargs.get("device") or "meta").type == "cpu":
                 return real.clone()
         args = with_places(func, args, known_value, self._fake_beside)
+        check_rows(func, args, known_value, self._paths.current)
         if func in CTC:
             with self._fake_mode:
                 found = ctc_loss(func, args, known_value)

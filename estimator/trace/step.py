@@ -14,6 +14,7 @@ from torch.utils._pytree import tree_map_only
 from estimator.errors import JobError
 from estimator.job import TrainingJob
 from estimator.ledger import Category
+from estimator.random_state import random_kept
 from estimator.trace.batches import BatchMaker
 from estimator.trace.build import DTYPES
 from estimator.trace.generation import generate
@@ -65,8 +66,7 @@ class StepRunner:
         recorder.recording, recorder.values.random_is_known = recorder.whole_host, True
         try:
             with contextlib.ExitStack() as stack:
-                stack.enter_context(torch.random.fork_rng(devices=[]))
-                torch.manual_seed(0)  # the same question gets the same answer
+                stack.enter_context(random_kept(seed=0))  # the same question gets the same answer
                 try:
                     with self.mode, recorder:
                         return tree_map_only(Tensor, self._as_host, make(n))

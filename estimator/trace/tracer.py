@@ -17,6 +17,7 @@ from estimator.errors import JobError
 from estimator.graph import StepGraph
 from estimator.heap import heap_set_aside, not_collected
 from estimator.job import TrainingJob
+from estimator.random_state import random_kept
 from estimator.trace.after import run_after_steps
 from estimator.trace.batches import BatchMaker, batch_maker
 from estimator.trace.build import lent, make_model, register_storages
@@ -184,7 +185,7 @@ def _counts(model: nn.Module) -> dict[str, int]:
 def _undisturbed() -> Iterator[None]:
     """Keep the random state, and hold Python's garbage collector so that lifetimes repeat exactly."""
     gc.collect()
-    with not_collected(), heap_set_aside(), torch.random.fork_rng(devices=[]), warnings.catch_warnings():
+    with not_collected(), heap_set_aside(), random_kept(), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         yield
 
