@@ -27,7 +27,7 @@ def measured(name: str, samples: int, steps: int, more: bool) -> dict[str, Any]:
     from torch.profiler import ProfilerActivity, profile
 
     from benchmarks import procedure
-    from estimator.integrations.watch import live_peak_bytes
+    from estimator.devices.process import live_peak_bytes
 
     case = cases(more)[name]
     torch.manual_seed(0)

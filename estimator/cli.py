@@ -8,6 +8,7 @@ import typer
 
 from estimator import __version__
 from estimator.commands.advise import advise
+from estimator.commands.calibrate import calibrate
 from estimator.commands.check import check
 from estimator.commands.devices import devices
 from estimator.commands.frontier import frontier
@@ -20,7 +21,7 @@ from estimator.commands.schema import schema
 from estimator.commands.slurm import slurm
 from estimator.commands.version import version
 
-COMMANDS = (predict, advise, lengths, frontier, check, plan, slurm, devices, replay, schema, version)
+COMMANDS = (predict, advise, lengths, frontier, check, plan, slurm, calibrate, devices, replay, schema, version)
 
 app = typer.Typer(
     name="batch-estimator",

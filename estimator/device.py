@@ -17,7 +17,8 @@ class DeviceProfile(BaseModel):
 
     `total_bytes` is what `torch.cuda.get_device_properties(0).total_memory` reports (for a CPU: the RAM this
     process may use). `free_bytes` is what is free before the job starts, `total_bytes` where not given.
-    `context_bytes` is what the CUDA context takes of it (for a CPU: interpreter and torch baseline RSS).
+    `context_bytes` is what the CUDA context takes of it (for a CPU: RSS of an interpreter with torch that
+    has trained a few weights).
     `sources` says for each number where it comes from.
     """
 

@@ -25,7 +25,7 @@ FLOORS = (
     ("assemble", "fxgraph", "devices"),
     ("pipeline", "host"),
     ("report", "sources"),
-    ("advice", "check", "data", "plan", "slurm"),
+    ("advice", "calibrate", "check", "data", "plan", "slurm"),
     ("commands", "integrations"),
     ("cli",),
     ("__main__", "__init__"),

@@ -14,7 +14,8 @@ from torch.utils.data import DataLoader, Dataset
 
 import estimator
 from estimator.errors import JobError, UsageError
-from estimator.integrations.predicted import device_of_this_process, own_rss_bytes, predicted, rng_untouched
+from estimator.devices.process import own_rss_bytes
+from estimator.integrations.predicted import device_of_this_process, predicted, rng_untouched
 
 pytestmark = pytest.mark.torch
 

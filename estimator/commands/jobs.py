@@ -12,6 +12,7 @@ from estimator.units import parse_bytes
 
 if TYPE_CHECKING:
     from estimator.job import TrainingJob
+    from estimator.sources import JobOptions
 
 _VERSION = re.compile(r"\d+\.\d+(\.\d+)?([a-z+.].*)?")
 
@@ -30,7 +31,19 @@ def read_job(spec: str, files: Sequence[Path] = (), **options: Any) -> tuple[Tra
     Raises:
         SourceError, JobError: see `estimator.sources.load_job`.
     """
-    from estimator.sources import JobOptions, load_job, options_from_file
+    from estimator.sources import load_job
+
+    laid = lay_options(files, **options)
+    return load_job(spec, laid), laid.batch_size
+
+
+def lay_options(files: Sequence[Path] = (), **options: Any) -> JobOptions:
+    """The options of the files, later over earlier, and over them those of the command line.
+
+    Raises:
+        SourceError: a file cannot be read, or an option does not hold.
+    """
+    from estimator.sources import JobOptions, options_from_file
 
     dim = options.get("batch_dim")
     if dim is not None and dim.lstrip("-").isdigit():
@@ -38,7 +51,7 @@ def read_job(spec: str, files: Sequence[Path] = (), **options: Any) -> tuple[Tra
     laid = JobOptions(**{name: value for name, value in options.items() if value is not None})
     for file in reversed(files):
         laid = laid.over(options_from_file(file))
-    return load_job(spec, laid), laid.batch_size
+    return laid
 
 
 def check_torch_version(text: str | None) -> None:

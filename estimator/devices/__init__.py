@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from estimator.devices.catalogue import find_device, load_profiles
 from estimator.devices.context import context_interval
-from estimator.devices.here import cpu_here, gpus_here, this_device
+from estimator.devices.here import cpu_here, gpus_here, this_device, visible_here
 from estimator.devices.resolve import is_this_machine, resolve_device
 
 __all__ = [
@@ -16,4 +16,5 @@ __all__ = [
     "load_profiles",
     "resolve_device",
     "this_device",
+    "visible_here",
 ]

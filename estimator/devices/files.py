@@ -38,6 +38,7 @@ def read_profile(path: Path) -> DeviceProfile:
     except _toml.TOMLDecodeError as error:
         raise DeviceError("a device profile is not TOML", got=str(error), where=str(path), hint=_HINT) from None
     fields.setdefault("name", path.stem)
+    fields.pop("calibration", None)  # what `calibrate` keeps beside the figures: for people
     problems = _read_sizes(fields)
     try:
         profile = DeviceProfile(**fields)

@@ -51,6 +51,15 @@ def gpus_here(extra: Path | None = None) -> list[DeviceProfile]:
     return [describe_card(card, parents[card.index], position, profiles) for position, card in enumerate(visible)]
 
 
+def visible_here() -> list[Card]:
+    """List the cards and slices of `gpus_here` as the driver gives them, in the same order.
+
+    Raises:
+        DeviceError: the driver fails.
+    """
+    return visible_cards(read_cards() or [], os.environ.get("CUDA_VISIBLE_DEVICES"))
+
+
 def cpu_here() -> DeviceProfile:
     """Describe this machine's CPU: RAM that a process may take, what is free now, an interpreter with torch as context.
 
@@ -70,7 +79,8 @@ def cpu_here() -> DeviceProfile:
         sources={
             "total_bytes": "smallest of the limits that hold for this process",
             "free_bytes": f"free now within {ram.limited_by}",
-            "context_bytes": "measured: resident memory of a fresh interpreter that has imported torch",
+            "context_bytes": "measured: resident memory of a fresh interpreter with torch that has trained a few weights; what the job "
+            "itself imports comes on top (`batch-estimator calibrate JOB` measures it)",
         },
     )
 

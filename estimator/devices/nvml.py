@@ -69,6 +69,39 @@ def read_cards() -> list[Card] | None:
         ) from error  # fmt: skip
 
 
+@dataclass(frozen=True, slots=True)
+class Use:
+    """Memory of one card or slice now, in bytes."""
+
+    free_bytes: int
+    own_bytes: int | None
+    """Of one process; None where the driver does not tell it (a container, Windows, an old driver)."""
+
+
+def read_use(uuid: str, pid: int) -> Use:
+    """Ask the driver what is free on a card or slice, and what a process has of it.
+
+    Source: nvml.h, nvmlDeviceGetComputeRunningProcesses_v3: usedGpuMemory holds the process's context and all that it
+    has allocated; processes are named as the driver's own PID namespace numbers them.
+
+    Raises:
+        DeviceError: the driver fails, or has no such card.
+    """
+    import pynvml
+
+    try:
+        with _session(pynvml):
+            handle = pynvml.nvmlDeviceGetHandleByUUID(uuid)
+            free = _memory(pynvml, handle)[2]
+            processes = _optional(pynvml, pynvml.nvmlDeviceGetComputeRunningProcesses, handle) or []
+            own = [process.usedGpuMemory for process in processes if process.pid == pid]
+            return Use(free, int(own[0]) if own and own[0] else None)
+    except pynvml.NVMLError as error:
+        raise DeviceError(
+            "the NVIDIA driver does not say what memory of the card is used", got=str(error), where=f"NVML, {uuid}"
+        ) from error
+
+
 @contextmanager
 def _session(pynvml: Any) -> Iterator[None]:
     pynvml.nvmlInit()

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+from estimator.devices.process import own_rss_bytes
 from estimator.errors import JobError
 
 if TYPE_CHECKING:
@@ -70,24 +71,6 @@ def device_of_this_process() -> DeviceProfile:
         "free_bytes": f"{profile.sources.get('free_bytes', '')}; and what this process holds already, {held} bytes"
     }
     return profile.model_copy(update={"free_bytes": free, "sources": sources})
-
-
-def own_rss_bytes() -> int:
-    """Resident bytes of this process; 0 where /proc does not tell."""
-    return status_bytes("VmRSS")
-
-
-def status_bytes(key: str) -> int:
-    """A figure of /proc/self/status; 0 where there is none.
-
-    Source: proc_pid_status(5): VmRSS and VmHWM in kB, which are 1024 bytes.
-    """
-    try:
-        with open("/proc/self/status", encoding="ascii", errors="replace") as status:
-            lines = dict(line.partition(":")[::2] for line in status)
-    except OSError:
-        return 0
-    return int(lines[key].split()[0]) << 10 if key in lines else 0
 
 
 def _held_on_card(profile: DeviceProfile) -> int:

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
+from estimator.devices.process import live_peak_bytes, own_rss_bytes, status_bytes
 from estimator.errors import DeviceError
-from estimator.integrations.predicted import own_rss_bytes, status_bytes
 from estimator.units import format_bytes
 
 if TYPE_CHECKING:
@@ -175,16 +175,3 @@ class _CpuMeter:
     def _look(self) -> None:
         while not self._stop.wait(SAMPLE_SECONDS):
             self._peak = max(self._peak, own_rss_bytes())
-
-
-def live_peak_bytes(profile: Any) -> int:
-    """Most bytes of PyTorch's CPU allocator that were live at once, of those allocated while the profiler ran.
-
-    Source: torch/autograd/profiler.py, events named `[memory]` with the change in bytes (2.13).
-    """
-    events = [e for e in profile.profiler.kineto_results.events() if e.name() == "[memory]"]
-    live = peak = 0
-    for event in sorted(events, key=lambda e: e.start_ns()):
-        live += event.nbytes()
-        peak = max(peak, live)
-    return peak

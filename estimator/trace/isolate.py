@@ -62,7 +62,7 @@ class Child(Generic[T]):
         except EOFError:
             self._process.join()
             raise TraceDiedError(
-                "the process that traced the step died", got=_ending(self._process.exitcode), hint=_DIED_HINT
+                "the process that traced the step died", got=ending(self._process.exitcode), hint=_DIED_HINT
             ) from None
         if status == "refused":
             return self._task()
@@ -100,7 +100,7 @@ def run_isolated(
             child.end()
 
 
-def _ending(code: int | None) -> str:
+def ending(code: int | None) -> str:
     if code is None:
         return "no exit code"
     if code < 0:

@@ -10,7 +10,7 @@ import pytest
 
 from estimator.devices import memory
 from estimator.devices.cgroup import Limit, cgroup_limits
-from estimator.devices.memory import baseline_rss_bytes, own_rlimits, ram_here, slurm_limits
+from estimator.devices.memory import Baseline, baseline_rss_bytes, own_rlimits, ram_here, slurm_limits
 from estimator.errors import DeviceError
 
 pytestmark = pytest.mark.pure
@@ -185,13 +185,14 @@ def test_no_groups_at_all(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["RLIMIT_DATA", "RLIMIT_RSS"])
 def test_resource_limits_bind_whole(tmp_path: Path, name: str) -> None:
-    assert ram(machine(tmp_path), rlimits={name: 4 * GIB}) == (4 * GIB, 4 * GIB, name)
+    found = ram(machine(tmp_path), rlimits={name: 4 * GIB}, baseline=Baseline(GIB, GIB, 0))
+    assert found == (4 * GIB, 4 * GIB, name)
 
 
 def test_an_address_space_limit_loses_what_torch_maps_but_does_not_fill(tmp_path: Path) -> None:
-    found = ram(machine(tmp_path), rlimits={"RLIMIT_AS": 10 * GIB}, unused_address_bytes=3 * GIB)
+    found = ram(machine(tmp_path), rlimits={"RLIMIT_AS": 10 * GIB}, baseline=Baseline(GIB, 3 * GIB, 0))
     assert found == (7 * GIB, 7 * GIB, "RLIMIT_AS")
-    assert ram(tmp_path, rlimits={"RLIMIT_AS": GIB}, unused_address_bytes=3 * GIB).total_bytes == 1
+    assert ram(tmp_path, rlimits={"RLIMIT_AS": GIB}, baseline=Baseline(GIB, 3 * GIB, 0)).total_bytes == 1
 
 
 @pytest.mark.parametrize(
@@ -224,7 +225,7 @@ def test_the_limits_of_this_process_are_read(monkeypatch: pytest.MonkeyPatch) ->
 
 
 def test_this_machine_answers() -> None:
-    found = ram_here(unused_address_bytes=0)
+    found = ram_here(baseline=Baseline(0, 0, 0))
     assert 0 < found.free_bytes <= found.total_bytes
 
 
@@ -251,9 +252,10 @@ def child(monkeypatch: pytest.MonkeyPatch) -> list[Child]:
 
 
 def test_the_baseline_is_measured_once_in_a_child(child: list[Child], tmp_path: Path) -> None:
-    child.append(Child("Name: python\nVmSize:  900 kB\nVmRSS:  300 kB\n"))
+    child.append(Child("Name: python\nVmSize:  900 kB\nVmRSS:  300 kB\nVmData:  310 kB\n"))
     assert baseline_rss_bytes() == baseline_rss_bytes() == 300 << 10
     assert ram(machine(tmp_path), rlimits={"RLIMIT_AS": GIB}).total_bytes == GIB - (600 << 10)
+    assert ram(tmp_path, rlimits={"RLIMIT_DATA": GIB}).total_bytes == GIB - (10 << 10)
 
 
 def test_a_child_that_fails_is_an_error(child: list[Child], monkeypatch: pytest.MonkeyPatch) -> None:
