@@ -281,7 +281,18 @@ class _Run:
             if residual(evaluator.model, seen) == 0:
                 self.confirmed_at = seen.batch_size
                 return evaluator, solution
-            graphs = self.refit(graphs, n, evaluator.model)
+            try:
+                graphs = self.refit(graphs, n, evaluator.model)
+            except FitError as error:
+                if n > 1:
+                    raise
+                # Many an op takes another way for one sample, and nothing lies below to follow it from.
+                self._warn(
+                    "batch-of-one",
+                    f"the step is another program at batch 1 ({error.got}): its bytes are those that larger batches "
+                    "lead to, and were not confirmed",
+                )
+                return evaluator, solution
             evaluator = self.evaluator(self.fitted(graphs))
             solution = self.solve(evaluator, "high")
         self._warn(

@@ -16,6 +16,7 @@ import estimator
 from estimator.errors import JobError, UsageError
 from estimator.devices.process import own_rss_bytes
 from estimator.integrations.predicted import device_of_this_process, predicted, rng_untouched
+from estimator.sources.torchvision_import import torchvision_on_demand
 
 pytestmark = pytest.mark.torch
 
@@ -98,9 +99,15 @@ class Recorder:
         return f"{word}{batch_size}"
 
 
+def library(name: str) -> Any:
+    """A library that may import torchvision, also where torchvision's own compiled part does not load."""
+    with torchvision_on_demand():
+        return pytest.importorskip(name)
+
+
 @pytest.fixture
 def accelerate() -> Any:
-    return pytest.importorskip("accelerate")
+    return library("accelerate")
 
 
 def test_it_starts_from_the_prediction_and_goes_on_as_accelerate_does(accelerate: Any, answer: estimator.Estimate) -> None:
@@ -162,8 +169,12 @@ class Rows(Dataset[dict[str, torch.Tensor]]):
 
 @pytest.fixture
 def transformers() -> Any:
-    pytest.importorskip("accelerate")
-    return pytest.importorskip("transformers")
+    library("accelerate")
+    found = library("transformers")
+    with torchvision_on_demand():  # the names of its Trainer are imported when they are asked for
+        assert found.Trainer
+        assert found.GPT2LMHeadModel
+    return found
 
 
 def trainer_of(transformers: Any, folder: Path, callback: Any, **arguments: Any) -> Any:
@@ -181,14 +192,14 @@ def trainer_of(transformers: Any, folder: Path, callback: Any, **arguments: Any)
 def test_the_trainer_gets_the_largest_batch_that_fits(transformers: Any, tmp_path: Path) -> None:
     from estimator.integrations.transformers import BatchSizeCallback
 
-    callback = BatchSizeCallback(batch=Rows(), device=card(4 * MIB))
+    callback = BatchSizeCallback(batch=Rows(), device=card(32 * MIB))
     trainer = trainer_of(transformers, tmp_path, callback)
     assert callback.estimate is not None
     assert trainer.args.per_device_train_batch_size == callback.estimate.max_batch_size > 1
     assert callback.estimate.settings["grad_clip"] == 1.0
     trainer.train()
     assert trainer.state.train_batch_size == callback.estimate.max_batch_size
-    capped = trainer_of(transformers, tmp_path, BatchSizeCallback(batch=Rows(), device=card(4 * MIB), most=2))
+    capped = trainer_of(transformers, tmp_path, BatchSizeCallback(batch=Rows(), device=card(32 * MIB), most=2))
     assert capped.args.per_device_train_batch_size == 2
 
 
@@ -211,14 +222,14 @@ def test_a_chosen_batch_is_looked_at_and_training_is_the_same(transformers: Any,
 def test_a_batch_that_does_not_fit_is_said_before_training(transformers: Any, tmp_path: Path, too_large: Any) -> None:
     from estimator.integrations.transformers import BatchSizeCallback
 
-    callback = BatchSizeCallback(device=card(4 * MIB), too_large=too_large)
-    trainer = trainer_of(transformers, tmp_path, callback, per_device_train_batch_size=64, bf16=False)
+    callback = BatchSizeCallback(device=card(32 * MIB), too_large=too_large)
+    trainer = trainer_of(transformers, tmp_path, callback, per_device_train_batch_size=4096, bf16=False)
     if too_large == "raise":
-        with pytest.raises(MemoryError, match="batch 64 does not fit"):
+        with pytest.raises(MemoryError, match="batch 4096 does not fit"):
             trainer.train()
         assert trainer.state.global_step == 0
     else:
-        with pytest.warns(RuntimeWarning, match="batch 64 does not fit"):
+        with pytest.warns(RuntimeWarning, match="batch 4096 does not fit"):
             trainer.train()
     with pytest.raises(UsageError):
         BatchSizeCallback(too_large="perhaps")  # type: ignore[arg-type]
@@ -229,7 +240,7 @@ def test_a_batch_that_does_not_fit_is_said_before_training(transformers: Any, tm
 
 @pytest.fixture
 def lightning() -> Any:
-    return pytest.importorskip("lightning.pytorch")
+    return library("lightning.pytorch")
 
 
 def module_and_data(lightning: Any) -> tuple[Any, Any]:
@@ -277,7 +288,7 @@ def fit(lightning: Any, folder: Path, callbacks: list[Any], module: Any, data: A
 def test_the_datamodule_gets_the_largest_batch_that_fits(lightning: Any, tmp_path: Path) -> None:
     from estimator.integrations.lightning import BatchSizeCallback
 
-    callback = BatchSizeCallback(device=card(8 * MIB), most=100)
+    callback = BatchSizeCallback(device=card(32 * MIB), most=100)
     module, data = module_and_data(lightning)
     trainer = fit(lightning, tmp_path, [callback], module, data, accumulate_grad_batches=2, gradient_clip_val=0.5)
     assert callback.estimate is not None
@@ -305,7 +316,7 @@ def test_a_batch_that_does_not_fit_is_a_warning(lightning: Any, tmp_path: Path) 
     module, data = module_and_data(lightning)
     data.hparams["batch_size"] = 200_000
     with pytest.warns(RuntimeWarning, match="batch 200000 does not fit"):
-        fit(lightning, tmp_path, [BatchSizeCallback(device=card(8 * MIB), apply=False)], module, data)
+        fit(lightning, tmp_path, [BatchSizeCallback(device=card(32 * MIB), apply=False)], module, data)
 
 
 def test_nobody_has_the_attribute(lightning: Any, tmp_path: Path) -> None:
@@ -313,4 +324,4 @@ def test_nobody_has_the_attribute(lightning: Any, tmp_path: Path) -> None:
 
     module, data = module_and_data(lightning)
     with pytest.raises(UsageError, match="has micro_batch"):
-        fit(lightning, tmp_path, [BatchSizeCallback(device=card(8 * MIB), attribute="micro_batch")], module, data)
+        fit(lightning, tmp_path, [BatchSizeCallback(device=card(32 * MIB), attribute="micro_batch")], module, data)

@@ -54,7 +54,7 @@ def calibrate(
         CannotPredictError: a process died, ran out of time, or its steps failed.
     """
     say = progress or (lambda text: None)
-    job = job.with_(validation=None, generation=None, checkpoint=None) if job.goes_on_after_steps else job
+    job = job.with_(validation=None, generation=None, checkpoint=None)
     say("predicting")
     answer = _predicted(job, plan, device)
     runs = []

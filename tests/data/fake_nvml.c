@@ -1,6 +1,7 @@
 /* An NVML with made-up cards, to test the real binding against: compiled by tests/devices/test_devices_nvml_library.py.
  * FAKE_NVML in the environment says which cards there are, or how the library fails.
  * -DWITHOUT_V2 leaves out version 2 of the memory call, as drivers before R510 do. */
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -11,8 +12,10 @@ typedef struct {
     unsigned long long memory_mb;
 } Attributes;
 
+typedef struct { unsigned int pid; unsigned long long used; unsigned int gi, ci; } Process;
+
 #define MIB (1ULL << 20)
-enum { OK = 0, INVALID = 2, UNSUPPORTED = 3, NOT_FOUND = 6, UNLOADED = 9, LOST = 15, MISMATCH = 18, BAD_VERSION = 25 };
+enum { OK = 0, INVALID = 2, UNSUPPORTED = 3, NOT_FOUND = 6, TOO_SMALL = 7, UNLOADED = 9, LOST = 15, MISMATCH = 18, BAD_VERSION = 25 };
 
 typedef struct Device {
     const char *name, *uuid;
@@ -60,6 +63,23 @@ int nvmlDeviceGetHandleByIndex_v2(unsigned int i, Device **d) {
     if (i >= count) return INVALID;
     *d = cards[i];
     return cards[i] ? OK : LOST;
+}
+int nvmlDeviceGetHandleByUUID(const char *uuid, Device **d) {
+    Device *all[] = {&slice_a, &slice_b, &a100, &ada, &hopper, &unheard};
+    for (int i = 0; i < 6; i++)
+        if (!strcmp(all[i]->uuid, uuid)) { *d = all[i]; return OK; }
+    return NOT_FOUND;
+}
+/* FAKE_NVML_PROCESS: "PID BYTES" of the one process on every card; without it the driver tells of none. */
+int nvmlDeviceGetComputeRunningProcesses_v3(Device *d, unsigned int *n, Process *found) {
+    const char *told = getenv("FAKE_NVML_PROCESS");
+    (void)d;
+    if (!told) { *n = 0; return OK; }
+    if (*n < 1 || !found) { *n = 1; return TOO_SMALL; }
+    *n = 1;
+    memset(found, 0, sizeof *found);
+    sscanf(told, "%u %llu", &found->pid, &found->used);
+    return OK;
 }
 int nvmlDeviceGetName(Device *d, char *text, unsigned int size) { strncpy(text, d->name, size); return OK; }
 int nvmlDeviceGetUUID(Device *d, char *text, unsigned int size) { strncpy(text, d->uuid, size); return OK; }

@@ -105,3 +105,42 @@ def test_a_driver_that_is_not_loaded_and_one_without_cards(libraries: dict[str, 
     assert answer["gpus"] == []
     assert "not loaded" in answer["warnings"][0]
     assert ask(libraries["new"], "none") == {"gpus": [], "warnings": [], "torch": False}
+
+
+USE = """
+import json, os, sys
+from estimator.devices.nvml import read_use
+from estimator.errors import DeviceError
+try:
+    use = read_use(sys.argv[1], 77)
+    print(json.dumps([use.free_bytes, use.own_bytes]))
+except DeviceError as error:
+    print(json.dumps(str(error)))
+"""
+
+
+@pytest.mark.parametrize(
+    ("uuid", "process", "expected"),
+    [
+        ("GPU-a100a100-0000", {"FAKE_NVML_PROCESS": "77 123456789"}, [30000 * MIB, 123456789]),
+        ("MIG-11111111-aaaa", {"FAKE_NVML_PROCESS": "77 5"}, [9000 * MIB, 5]),
+        ("GPU-a100a100-0000", {"FAKE_NVML_PROCESS": "78 123456789"}, [30000 * MIB, None]),
+        ("GPU-a100a100-0000", {}, [30000 * MIB, None]),
+    ],
+)
+def test_what_a_process_has_of_a_card(
+    libraries: dict[str, Path], uuid: str, process: dict[str, str], expected: list[int | None]
+) -> None:
+    assert use_of(libraries["new"], uuid, **process) == expected
+
+
+def test_a_card_that_the_driver_does_not_know(libraries: dict[str, Path]) -> None:
+    assert "does not say what memory of the card is used" in use_of(libraries["new"], "GPU-none")
+
+
+def use_of(folder: Path, uuid: str, **environ: str) -> Any:
+    child = subprocess.run(
+        [sys.executable, "-c", USE, uuid], capture_output=True, text=True, timeout=60, check=True,
+        env=os.environ | {"LD_LIBRARY_PATH": str(folder), "FAKE_NVML": "pair", "PYTHONPATH": str(Path(__file__).parents[2])} | environ,
+    )  # fmt: skip
+    return json.loads(child.stdout)
