@@ -13,8 +13,8 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 import estimator
-from estimator.errors import JobError, UsageError
 from estimator.devices.process import own_rss_bytes
+from estimator.errors import JobError, UsageError
 from estimator.integrations.predicted import device_of_this_process, predicted, rng_untouched
 from estimator.sources.torchvision_import import torchvision_on_demand
 
