@@ -288,3 +288,58 @@ def test_a_batch_that_takes_a_length_is_sized() -> None:
         job(lambda n: torch.zeros(n)).sized(3)
     with pytest.raises(UsageError, match="size of a sample, and none was given"):
         batch_maker(sized.batch)
+
+
+# ------------------------------------------------------------ what predict makes of data
+
+
+def linear(width: int, data: Any, collate_fn: Any = None) -> TrainingJob:
+    return TrainingJob(
+        model=lambda: torch.nn.Linear(width, 2), batch=DataLoader(data, 32, collate_fn=collate_fn), optimizer="sgd",
+        loss=lambda model, batch: torch.nn.functional.cross_entropy(model(batch[0]), batch[1]),
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("isolate", [True, False])
+def test_data_that_leave_torch_are_run_for_real(isolate: bool) -> None:
+    """NumPy cannot see tensors without data: the samples are read again as they are, integers and all."""
+    import estimator
+
+    class Arrays(Dataset[Any]):
+        def __len__(self) -> int:
+            return 100
+
+        def __getitem__(self, index: int) -> Any:
+            return torch.from_numpy(torch.rand(7).numpy() * 2), index % 2
+
+    before = states()
+    made = estimator.estimate(linear(7, Arrays()), "l4", memory="1GiB", isolate=isolate, cross_check=False)
+    plain = estimator.estimate(
+        linear(7, Arrays()).with_(batch=lambda n: (torch.rand(n, 7), torch.randint(2, (n,)))),
+        "l4", memory="1GiB", isolate=isolate, cross_check=False,
+    )  # fmt: skip
+    assert states() == before
+    assert made.max_batch_size == plain.max_batch_size
+    assert made.best.peak_requested_bytes == plain.best.peak_requested_bytes
+
+
+def test_samples_that_differ_are_taken_at_their_largest_and_it_is_said() -> None:
+    import estimator
+
+    class Rows(Texts):
+        def __getitem__(self, index: int) -> Any:
+            return torch.rand(self.lengths[index], 7), torch.tensor(index % 2)
+
+    def pad(samples: list[Any]) -> Any:
+        rows = torch.nn.utils.rnn.pad_sequence([rows for rows, _ in samples], batch_first=True)
+        return rows.sum(1), torch.stack([label for _, label in samples])
+
+    def alone(length: int) -> estimator.Estimate:
+        batch = lambda n: (torch.rand(n, length, 7).sum(1), torch.randint(2, (n,)))  # noqa: E731
+        return estimator.estimate(linear(7, None).with_(batch=batch), "l4", memory="1GiB", cross_check=False)
+
+    data = Rows([3, 5, 900, 5, 20, 4, 4, 4, 2000])
+    found = estimator.estimate(linear(7, data, pad), "l4", memory="1GiB", cross_check=False)
+    (warning,) = (w for w in found.warnings if w.code == "samples-differ")
+    assert "the first 8 samples" in warning.message
+    assert found.max_batch_size == alone(900).max_batch_size

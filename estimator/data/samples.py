@@ -16,7 +16,7 @@ from estimator.errors import ConfigError, JobError
 from estimator.job import TrainingJob
 from estimator.random_state import random_kept
 from estimator.sources.words import did_you_mean
-from estimator.trace.batches import repeated
+from estimator.trace.collated import repeated
 
 Place = tuple[str, int]
 """A leaf of a sample by the keys that lead to it, and one of its dimensions."""

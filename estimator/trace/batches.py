@@ -6,16 +6,13 @@ import dataclasses
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-import torch
 from torch import Tensor
-from torch.utils._pytree import tree_flatten, tree_map, tree_unflatten
+from torch.utils._pytree import tree_flatten, tree_unflatten
 from torch.utils.data import DataLoader, Dataset, IterableDataset, default_collate
 
 from estimator.errors import JobError
 from estimator.job import size_parameter
-
-BatchMaker = Callable[[int], Any]
-"""Makes a pytree of host tensors for a number of samples."""
+from estimator.trace.collated import BatchMaker, Collated, resize
 
 
 def batch_maker(given: Any, batch_dim: int | str | None = None) -> BatchMaker:
@@ -29,11 +26,11 @@ def batch_maker(given: Any, batch_dim: int | str | None = None) -> BatchMaker:
         JobError: no batch dimension can be told, or the data give no batch.
     """
     if isinstance(given, DataLoader):
-        return _Collated(_loader_samples(given), given.collate_fn or default_collate)
+        return Collated(_loader_samples(given), given.collate_fn or default_collate)
     if isinstance(given, Dataset) or (
         hasattr(given, "__getitem__") and hasattr(given, "__len__") and not _is_pytree(given)
     ):
-        return _Collated(_dataset_samples(given), default_collate)
+        return Collated(_dataset_samples(given), default_collate)
     if callable(given) and not isinstance(given, Tensor):
         size = size_parameter(given)
         if size is not None and size.default is size.empty:
@@ -112,84 +109,8 @@ class _Example:
     def __call__(self, n: int) -> Any:
         dims = iter(self._dims)
         return tree_unflatten(
-            [_resize(t, next(dims), n) if isinstance(t, Tensor) else t for t in self._leaves], self._tree
+            [resize(t, next(dims), n) if isinstance(t, Tensor) else t for t in self._leaves], self._tree
         )
-
-
-def _resize(t: Tensor, dim: int | None, n: int) -> Tensor:
-    """`n` rows along `dim`, made by repeating those of `t`; data only where values can matter."""
-    if dim is None:
-        return t
-    if t.dtype.is_floating_point or t.dtype.is_complex or t.device.type != "cpu":
-        shape = [n if i == dim else s for i, s in enumerate(t.shape)]
-        return torch.empty(shape, dtype=t.dtype)
-    return t.detach().index_select(dim, torch.arange(n) % max(t.shape[dim], 1))
-
-
-def _grown(first: Any, second: Any, small: int, large: int, n: int) -> Any:
-    """A leaf of a batch of `n` samples, from the same leaf at two smaller sizes: lengths follow a line."""
-    if not isinstance(second, Tensor):
-        return second
-    for dim, (a, b) in enumerate(zip(first.shape, second.shape, strict=True)):
-        if a != b:
-            second = _resize(second, dim, a + (b - a) * (n - small) // (large - small))
-    return second
-
-
-def _same(leaf: Any) -> Any:
-    return leaf
-
-
-def repeated(sample: Any, collate: Callable[[list[Any]], Any]) -> BatchMaker:
-    """Batches of one sample again and again: what a collate function pads to the longest is as long as it."""
-    return _Collated(lambda: iter((sample,)), collate)
-
-
-class _Collated:
-    """Samples of a dataset, collated: really at small sizes, by following the shapes beyond what it holds."""
-
-    MOST = 64
-    """Samples that are really collated; a larger batch repeats these."""
-
-    def __init__(self, samples: Callable[[], Iterator[Any]], collate: Callable[[list[Any]], Any]) -> None:
-        self._samples, self._collate = samples, collate
-        self._taken: list[Any] = []
-        self._source: Iterator[Any] | None = None
-
-    def _take(self, n: int) -> list[Any]:
-        if self._source is None:
-            self._source = self._samples()
-        while len(self._taken) < min(n, self.MOST):
-            try:
-                self._taken.append(next(self._source))
-            except StopIteration:
-                break
-        if not self._taken:
-            raise JobError(
-                "the dataset is empty", where="TrainingJob.batch", hint="give a dataset with at least one sample"
-            )
-        # Containers of their own: a collate function may take keys out of the samples it is given.
-        return [tree_map(_same, self._taken[i % len(self._taken)]) for i in range(n)]
-
-    def __call__(self, n: int) -> Any:
-        if n <= self.MOST:
-            return self._collated(n)
-        small, large = self.MOST // 2, self.MOST
-        first, second = tree_flatten(self._collated(small))[0], tree_flatten(self._collated(large))
-        pairs = zip(first, second[0], strict=True)
-        return tree_unflatten([_grown(a, b, small, large, n) for a, b in pairs], second[1])
-
-    def _collated(self, n: int) -> Any:
-        try:
-            return self._collate(self._take(n))
-        except JobError:
-            raise
-        except Exception as error:
-            raise JobError(
-                f"the collate function fails on {n} samples",
-                got=f"{type(error).__name__}: {error}", where="TrainingJob.batch",
-                hint="give a collate function that takes any number of samples, or batch=lambda n: ...",
-            ) from error  # fmt: skip
 
 
 def check_scales(first: Sequence[tuple[int, ...]], second: Sequence[tuple[int, ...]], sizes: tuple[int, int]) -> None:

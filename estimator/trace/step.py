@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils._mode_utils import no_dispatch
 from torch.utils._pytree import tree_map_only
 
 from estimator.errors import JobError
@@ -70,10 +71,9 @@ class StepRunner:
                 try:
                     with self.mode, recorder:
                         return tree_map_only(Tensor, self._as_host, make(n))
-                except JobError:
-                    raise
                 except Exception:
                     # Many data pipelines leave torch (numpy, PIL): run the function for real.
+                    self._host_bytes.clear()
                     real = make(n)
                     with self.mode, recorder:
                         return tree_map_only(Tensor, self._as_host, real)
@@ -91,7 +91,8 @@ class StepRunner:
     def _as_host(self, t: Tensor) -> Tensor:
         self._host_bytes.append(t.numel() * t.element_size())
         if type(t) is Tensor or isinstance(t, nn.Parameter):
-            real = t.detach()
+            with no_dispatch():  # else the mode would make a tensor without data of it
+                real = t.detach()
             t = self.mode.from_tensor(real.to("meta") if real.device.type != "cpu" else real, static_shapes=True)
             if real.device.type == "cpu" and is_discrete(real):
                 set_known(t, real)

@@ -84,6 +84,8 @@ def trace(
         run_after_steps(runner, batch_size)
         graph.facts.update(_counts(model))
         recorder.recording = False
+        if remark := getattr(runner.make_batch, "remark", ""):
+            graph.warnings.append(("samples-differ", remark))
         if overlay is not None:
             graph.warnings.extend(getattr(overlay, "warnings", ()))
             graph.facts["capabilities"] = getattr(overlay, "capabilities", None)
