@@ -81,6 +81,15 @@ class Loading:
         )
 
 
+def host_of_job(answer: Estimate, job: TrainingJob) -> HostMemory | None:
+    """What the job itself tells of its memory of the host: its `DataLoader`, its checkpoint. None where it has neither."""
+    loading = Loading(state_load="none").over(job)
+    if loading == Loading(state_load="none") and job.checkpoint is None:
+        return None
+    size = answer.best.batch_size
+    return host_memory(answer, size, loading, on_host=job.build == "host", checkpoint=job.checkpoint)
+
+
 def host_memory(
     answer: Estimate,
     batch_size: int,

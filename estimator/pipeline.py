@@ -14,6 +14,7 @@ from estimator.errors import CannotPredictError, DataDependentError, EstimatorEr
 from estimator.evaluate import Evaluator
 from estimator.fit import MemoryModel, compare, first_step_vouches, fit, residual, unlike_steps
 from estimator.heap import heap_set_aside
+from estimator.host import host_of_job
 from estimator.job import TrainingJob
 from estimator.result import Estimate, Warning
 from estimator.solve import Solution, largest_batch
@@ -89,12 +90,14 @@ def estimate(
     run = _Run(job, target, clock, say, traces, alloc_conf if alloc_conf is not None else job.alloc_conf, cross_check)
     with heap_set_aside():
         try:
-            return run.answer()
+            answer = run.answer()
         except (DataDependentError, MissingKernelError) as error:
             if not allow_real_run:
                 raise
             run.use_real_run(error)
-            return run.answer()
+            answer = run.answer()
+        host = host_of_job(answer, job)
+        return answer if host is None else answer.with_host(host)
 
 
 class _Run:

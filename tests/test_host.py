@@ -114,6 +114,19 @@ def test_a_data_loader_says_how_it_loads() -> None:
     assert Loading().over(job(batch=DataLoader(data, batch_size=2))).workers == 0
 
 
+def test_an_estimate_has_what_its_data_loader_takes(answer: estimator.Estimate) -> None:
+    data = TensorDataset(torch.zeros(8, 100), torch.zeros(8, dtype=torch.int64))
+    loader = DataLoader(data, batch_size=2, num_workers=2, prefetch_factor=5, pin_memory=True)
+    found = estimator.estimate(job(batch=loader), device="a100-80gb", memory="1GiB", cross_check=False)
+    assert answer.host is None
+    assert found.host is not None
+    assert found.host.batch_size == found.max_batch_size
+    # 2 workers with 5 batches each of 100 floats and one class of 8 bytes a sample
+    batch = found.max_batch_size * (400 + 8)
+    assert lines(found.host)["batches ready"] == (0, 2 * 5 * batch)
+    assert "pinned batches" in lines(found.host)
+
+
 @pytest.mark.parametrize("wrong", [{"workers": -1}, {"prefetch_factor": -1}, {"state_load": "all"}])
 def test_what_cannot_be_is_refused(wrong: dict[str, object]) -> None:
     with pytest.raises(ConfigError):

@@ -23,7 +23,7 @@ FLOORS = (
     ("result",),
     ("evaluate", "solve", "counts", "traces", "host"),
     ("assemble", "fxgraph", "devices"),
-    ("pipeline", "host"),
+    ("pipeline",),
     ("report", "sources"),
     ("advice", "calibrate", "check", "data", "plan", "slurm"),
     ("commands", "integrations"),
