@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from estimator.errors import JobError
 from estimator.job import TrainingJob
 from estimator.phases import Generation
-from estimator.trace.batches import BatchMaker, batch_maker
+from estimator.trace.batches import batch_maker
+from estimator.trace.collated import BatchMaker
 
 if TYPE_CHECKING:
     from estimator.trace.recorder import Recorder

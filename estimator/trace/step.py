@@ -16,8 +16,8 @@ from estimator.errors import JobError
 from estimator.job import TrainingJob
 from estimator.ledger import Category
 from estimator.random_state import random_kept
-from estimator.trace.batches import BatchMaker
 from estimator.trace.build import DTYPES
+from estimator.trace.collated import BatchMaker
 from estimator.trace.generation import generate
 from estimator.trace.recorder import Recorder
 from estimator.trace.values import is_discrete, set_known

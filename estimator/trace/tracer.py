@@ -19,8 +19,9 @@ from estimator.heap import heap_set_aside, not_collected
 from estimator.job import TrainingJob
 from estimator.random_state import random_kept
 from estimator.trace.after import run_after_steps
-from estimator.trace.batches import BatchMaker, batch_maker
+from estimator.trace.batches import batch_maker
 from estimator.trace.build import lent, make_model, register_storages
+from estimator.trace.collated import BatchMaker
 from estimator.trace.explain import explained
 from estimator.trace.fakes import Fakes
 from estimator.trace.generation import prompts
