@@ -281,10 +281,14 @@ def test_the_command_takes_a_column_or_the_jobs_own_data(file: Path, arguments: 
 
 
 def test_the_command_prints_what_was_found(file: Path, solved: list[int]) -> None:
-    result = run("lengths", f"{file}:job", "--lengths", f"{file.parent}/data.csv:tokens", "-b", 2, "--max-length", 600)
+    pytest.importorskip("matplotlib", reason="it draws")
+    plot = file.parent / "lengths.svg"
+    column = f"{file.parent}/data.csv:tokens"
+    result = run("lengths", f"{file}:job", "--lengths", column, "-b", 2, "--max-length", 600, "--plot", plot)
     assert result.exit_code == 1, result.stderr  # 2 x 600 are more than there is
     for words in ("3 are cut", "all of the random ones run out", "worst batch", "max_tokens", "Traced at 1 lengths"):
         assert words in result.stdout
+    assert plot.read_text().startswith("<?xml")
 
 
 @pytest.mark.parametrize(

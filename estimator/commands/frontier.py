@@ -5,7 +5,6 @@ from __future__ import annotations
 import sys
 import time
 from functools import partial
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -13,7 +12,7 @@ import typer
 from estimator.commands import options as o
 from estimator.commands.job_options import takes_job_options
 from estimator.commands.jobs import check_torch_version, job_by_size
-from estimator.commands.run import DOES_NOT_FIT, FITS, answer_alone_on_stdout, check_writable, guarded, write_json
+from estimator.commands.run import DOES_NOT_FIT, FITS, answer_alone_on_stdout, check_plot, guarded, write_json
 from estimator.errors import CannotPredictError, UsageError
 
 Over = Annotated[
@@ -37,12 +36,6 @@ Devices = Annotated[
         help="A name that `batch-estimator devices` lists; may be repeated. Default: this machine.",
     ),
 ]
-Plot = Annotated[
-    Path | None,
-    typer.Option(
-        "--plot", rich_help_panel=o.ANSWER, metavar="FILE", show_default=False, help="Draw it into a .svg or .png."
-    ),
-]
 
 
 @guarded
@@ -54,7 +47,7 @@ def frontier(
     memory: o.Memory = None,
     profiles: o.Profiles = None,
     torch_version: o.TorchVersion = None,
-    plot: Plot = None,
+    plot: o.Plot = None,
     as_json: o.AsJson = False,
     workers: o.SizeWorkers = 1,
     allow_real_run: o.AllowRealRun = False,
@@ -89,7 +82,7 @@ def frontier(
         with Bar("sizes", quiet=quiet) as bar:
             found = found_frontier(job_at, wanted, devices, settings, bar, begun)
         if plot is not None:
-            from estimator.report.frontier_plot import plot_frontier
+            from estimator.report.size_plots import plot_frontier
 
             plot_frontier(found, plot)
     if as_json:
@@ -125,20 +118,3 @@ def read_over(text: str, job_options: dict[str, Any]) -> tuple[str, list[int]]:
             hint=f"--over {word}=128,256,512",
         )  # fmt: skip
     return name, [int(part) for part in numbers]
-
-
-def check_plot(path: Path | None) -> None:
-    """Refuse, before any work is done, a plot that could not be written.
-
-    Raises:
-        UsageError: its ending is no format, its folder is not there, or matplotlib is not installed.
-    """
-    if path is None:
-        return
-    check_writable(path, "--plot")
-    if path.suffix not in (".svg", ".png"):
-        raise UsageError("no such format of plots", got=path.name, allowed=".svg or .png", where="--plot")
-    from importlib.util import find_spec
-
-    if find_spec("matplotlib") is None:
-        raise UsageError("--plot needs matplotlib, which is not installed", hint="pip install 'batch-estimator[plots]'")

@@ -12,7 +12,7 @@ import typer
 from estimator.commands import options as o
 from estimator.commands.job_options import takes_job_options
 from estimator.commands.jobs import check_torch_version, job_by_size, read_job
-from estimator.commands.run import DOES_NOT_FIT, FITS, answer_alone_on_stdout, guarded, write_json
+from estimator.commands.run import DOES_NOT_FIT, FITS, answer_alone_on_stdout, check_plot, guarded, write_json
 from estimator.errors import SourceError, UsageError
 
 if TYPE_CHECKING:
@@ -98,6 +98,7 @@ def lengths(
     torch_version: o.TorchVersion = None,
     batch_size: BatchSize = None,
     percentile: Percentiles = None,
+    plot: o.Plot = None,
     as_json: o.AsJson = False,
     points: MostPoints = 12,
     workers: o.SizeWorkers = 1,
@@ -119,6 +120,7 @@ def lengths(
     """
     begun = time.perf_counter()
     check_torch_version(torch_version)
+    check_plot(plot)
     percentiles = tuple(percentile or (99.0,))
     with answer_alone_on_stdout():
         from estimator.data.frontier import devices_of
@@ -138,6 +140,10 @@ def lengths(
         settings = Settings(data.over, torch_version, allow_real_run, isolate, time_limit, workers)
         with Bar("lengths", quiet=quiet) as bar:
             found = lengths_of_data(data, profile, settings, percentiles, points, bar, begun)
+        if plot is not None:
+            from estimator.report.size_plots import plot_lengths
+
+            plot_lengths(found, plot)
     if as_json:
         write_json(found.model_dump(mode="json"))
     else:

@@ -108,6 +108,23 @@ def check_writable(path: Path | None, option: str) -> None:
         )
 
 
+def check_plot(path: Path | None) -> None:
+    """Refuse, before any work is done, a plot that could not be written.
+
+    Raises:
+        UsageError: its ending is no format, its folder is not there, or matplotlib is not installed.
+    """
+    if path is None:
+        return
+    check_writable(path, "--plot")
+    if path.suffix not in (".svg", ".png"):
+        raise UsageError("no such format of plots", got=path.name, allowed=".svg or .png", where="--plot")
+    from importlib.util import find_spec
+
+    if find_spec("matplotlib") is None:
+        raise UsageError("--plot needs matplotlib, which is not installed", hint="pip install 'batch-estimator[plots]'")
+
+
 class SectionedCommand(TyperCommand):
     """A command whose `--help` shows its options in sections, by their `rich_help_panel`, without importing rich."""
 
