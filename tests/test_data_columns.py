@@ -108,6 +108,13 @@ def test_a_column_of_a_table_is_numbers_or_lists() -> None:
     assert "did you mean input_ids?" in refused(lambda: lengths_of_table(Table(), "input_id"))
 
 
+def test_a_dataset_of_several_splits_is_refused() -> None:
+    class Splits:
+        column_names = {"train": ["n"], "test": ["n"]}  # noqa: RUF012
+
+    assert "dataset['train']" in refused(lambda: lengths_of_table(Splits(), "n"))
+
+
 def test_rows_are_told_as_they_are_read() -> None:
     told: list[tuple[int, int]] = []
     checked([1] * 40_000, "here", advance=lambda done, total, _: told.append((done, total)), total=40_000)

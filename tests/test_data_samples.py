@@ -105,6 +105,30 @@ def test_a_stream_keeps_a_sample_of_each_length() -> None:
     assert batch_maker(found.job_at(2).batch)(3)["ids"].shape == (3, 2)
 
 
+def test_a_stream_without_end_is_looked_at_so_far() -> None:
+    class Endless(IterableDataset[Any]):
+        def __iter__(self) -> Iterator[Any]:
+            n = 0
+            while True:
+                n += 1
+                yield torch.zeros(n)
+
+    assert Samples(job(Endless()), most=5).lengths.tolist() == [1, 2, 3, 4, 5]
+    data = Texts([3, 5, 4])
+    assert Samples(job(data), most=2).lengths.tolist() == [3, 5]
+    assert data.read == [0, 1]
+
+
+def test_a_sample_that_cannot_be_read_is_named() -> None:
+    class Broken(Texts):
+        def __getitem__(self, index: int) -> Any:
+            return super().__getitem__(index) if index < 2 else [][index]
+
+    text = refused(lambda: Samples(job(Broken([3, 5, 4]))))
+    assert "reading sample 2 of the dataset failed: IndexError" in text
+    assert "test_data_samples.py" in text
+
+
 @pytest.mark.parametrize(
     ("sample", "lengths"),
     [
@@ -138,6 +162,7 @@ def test_two_lengths_need_a_name_and_a_wrong_one_gets_the_nearest() -> None:
 
 def test_data_that_give_no_lengths_are_refused() -> None:
     assert "the dataset is empty" in refused(lambda: Samples(job(Texts([]))))
+    assert "no batches of its own" in refused(lambda: Samples(job(DataLoader(Texts([3, 5]), batch_size=None))))
     assert "do not differ" in refused(lambda: Samples(job(Texts([4, 4]))))
     assert "sample 1 is empty" in refused(lambda: Samples(job(Texts([4, 0, 3]))))
 

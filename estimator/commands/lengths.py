@@ -46,6 +46,9 @@ MaxLength = Annotated[int | None, _data("--max-length", metavar="N", min=1, help
 Multiple = Annotated[
     int, _data("--pad-to-multiple-of", metavar="N", min=1, help="Batches are padded up to a multiple of it.")
 ]
+MaxSamples = Annotated[
+    int | None, _data("--max-samples", metavar="N", min=1, help="Look at the first N samples of the job's own data.")
+]
 BatchSize = Annotated[
     int | None,
     typer.Option(
@@ -92,6 +95,7 @@ def lengths(
     over: Over = "sequence-length",
     max_length: MaxLength = None,
     pad_to_multiple_of: Multiple = 1,
+    max_samples: MaxSamples = None,
     device: o.Device = None,
     memory: o.Memory = None,
     profiles: o.Profiles = None,
@@ -135,7 +139,8 @@ def lengths(
         with Bar("samples", quiet=quiet) as bar:
             data = gathered(
                 job_of(job, job_options, name, has_lengths=lengths is not None), lengths, column=column, sampler=None,
-                over=name, batch_size=batch_size, max_length=max_length, multiple=pad_to_multiple_of, advance=bar,
+                over=name, batch_size=batch_size, max_length=max_length, multiple=pad_to_multiple_of,
+                max_samples=max_samples, advance=bar,
             )  # fmt: skip
         settings = Settings(data.over, torch_version, allow_real_run, isolate, time_limit, workers)
         with Bar("lengths", quiet=quiet) as bar:

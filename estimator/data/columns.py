@@ -68,6 +68,12 @@ def lengths_of_table(table: Any, column: str | None, advance: Advance | None = N
     Raises:
         ConfigError: as for `lengths_of_file`.
     """
+    if isinstance(table.column_names, Mapping):
+        splits = list(table.column_names)
+        raise ConfigError(
+            "the dataset has several splits", got=", ".join(map(str, splits)), where="lengths=",
+            hint=f"give one of them: dataset[{splits[0]!r}]" if splits else None,
+        )  # fmt: skip
     names = [str(name) for name in table.column_names]
     name = _chosen(names, column, "the dataset")
     return checked(table[name], f"column {name}", advance=advance, total=len(table))

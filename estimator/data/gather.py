@@ -59,7 +59,8 @@ def gathered(
     batch_size: int | None,
     max_length: int | None,
     multiple: int,
-    advance: Advance | None,
+    max_samples: int | None = None,
+    advance: Advance | None = None,
 ) -> Data:
     """Find the lengths, the job at each, and the batches of an epoch: see `estimator.lengths`.
 
@@ -84,7 +85,7 @@ def gathered(
             data.cut_count = int((found > max_length).sum())
     else:
         assert isinstance(job, TrainingJob)
-        data = _of_samples(job, found, source, column, over, batch_size, max_length, multiple, advance)
+        data = _of_samples(job, found, source, column, over, batch_size, max_length, multiple, max_samples, advance)
     _take_batches(data, sampler, lengths, job.batch if isinstance(job, TrainingJob) and own else None)
     if data.batches is None and data.batch_size is not None and data.batch_size > data.lengths.size:
         raise UsageError(
@@ -132,7 +133,8 @@ def _as_padded(lengths: NDArray[np.int64], max_length: int | None, multiple: int
 
 def _of_samples(
     job: TrainingJob, found: NDArray[np.int64] | None, source: str, column: str | None, over: str,
-    batch_size: int | None, max_length: int | None, multiple: int, advance: Advance | None,
+    batch_size: int | None, max_length: int | None, multiple: int, max_samples: int | None,
+    advance: Advance | None,
 ) -> Data:  # fmt: skip
     from estimator.data.samples import Samples
 
@@ -141,7 +143,7 @@ def _of_samples(
             "the job's own data are collated as they are", got=f"max_length={max_length}, pad_to_multiple_of={multiple}",
             where="TrainingJob.batch", hint="let the dataset cut its samples and the collate function pad them",
         )  # fmt: skip
-    samples = Samples(job, found, None if source else column, advance)
+    samples = Samples(job, found, None if source else column, max_samples, advance)
     return Data(
         job.name, samples.job_at, "length" if not source else over, source or "one pass over the job's data",
         samples.lengths, samples.lengths, batch_size,

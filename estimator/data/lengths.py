@@ -33,6 +33,7 @@ def lengths(
     percentiles: Sequence[float] = (99.0,),
     max_length: int | None = None,
     pad_to_multiple_of: int = 1,
+    max_samples: int | None = None,
     points: int = POINTS,
     torch_version: str | None = None,
     memory: str | int | None = None,
@@ -64,6 +65,7 @@ def lengths(
         percentiles: of the lengths at which the largest batch is wanted; the longest always is.
         max_length: longer samples are cut to it, as a tokenizer does.
         pad_to_multiple_of: batches are padded up to it.
+        max_samples: of the job's own data, the first so many; a stream that never ends needs it.
         points: most lengths to trace.
         torch_version, memory, profiles, allow_real_run, isolate: as for `estimator.estimate`.
         time_limit_seconds: for the traces of one length.
@@ -78,12 +80,13 @@ def lengths(
     begun = time.perf_counter()
     if not all(0 < p <= 100 for p in percentiles):
         raise UsageError("not percentiles", got=", ".join(map(str, percentiles)), allowed="above 0, up to 100")
-    if points < 1 or (batch_size is not None and batch_size < 1):
-        raise UsageError("not a number of 1 or more", got=f"points={points}, batch_size={batch_size}")
+    numbers = {"points": points, "batch_size": batch_size, "max_samples": max_samples}
+    if wrong := [f"{name}={value}" for name, value in numbers.items() if value is not None and value < 1]:
+        raise UsageError("not a number of 1 or more", got=", ".join(wrong))
     (profile,) = devices_of(device, memory, profiles)
     data = gathered(
         job, lengths, column=column, sampler=sampler, over=over, batch_size=batch_size, max_length=max_length,
-        multiple=pad_to_multiple_of, advance=advance,
+        multiple=pad_to_multiple_of, max_samples=max_samples, advance=advance,
     )  # fmt: skip
     settings = Settings(data.over, torch_version, allow_real_run, isolate, time_limit_seconds, workers, progress)
     return lengths_of_data(data, profile, settings, percentiles, points, advance, begun)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from array import array
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -12,10 +14,10 @@ from numpy.typing import NDArray
 from torch.utils.data import DataLoader, IterableDataset, default_collate
 
 from estimator.data.columns import Advance
-from estimator.errors import ConfigError, JobError
+from estimator.errors import ConfigError, EstimatorError, JobError
 from estimator.job import TrainingJob
 from estimator.random_state import random_kept
-from estimator.sources.words import did_you_mean
+from estimator.sources.words import did_you_mean, user_error
 from estimator.trace.collated import repeated
 
 Place = tuple[str, int]
@@ -30,6 +32,7 @@ class Samples:
         job: its batch is a `Dataset` or a `DataLoader`.
         lengths: of each sample, where they are known; None measures them in one pass.
         column: which part of a sample has the length; found where all that varies agrees.
+        most: samples to look at, the first so many; None looks at all.
         advance: told how far the pass is.
 
     Raises:
@@ -42,11 +45,17 @@ class Samples:
         job: TrainingJob,
         lengths: NDArray[np.int64] | None = None,
         column: str | None = None,
+        most: int | None = None,
         advance: Advance | None = None,
     ) -> None:
-        self._job, data = job, job.batch
+        self._job, data, self._most = job, job.batch, most
         self._collate: Callable[[list[Any]], Any] = default_collate
         if isinstance(data, DataLoader):
+            if data.batch_sampler is None and data.batch_size is None:
+                raise JobError(
+                    "the DataLoader makes no batches of its own", got="batch_size=None, no batch_sampler",
+                    where="TrainingJob.batch", hint="give it a batch size",
+                )  # fmt: skip
             self._collate, data = data.collate_fn or default_collate, data.dataset
         self._data, self._column = data, column
         self._streams = isinstance(data, IterableDataset) or not hasattr(data, "__getitem__")
@@ -64,7 +73,7 @@ class Samples:
         if self._streams:
             return self._kept[length]
         index = self._first[length]
-        with random_kept():
+        with random_kept(), _reading(index):
             sample = self._data[index]
         found = None if self._place is None else _dimensions(sample).get(self._place)
         if found is not None and found != length:
@@ -76,6 +85,22 @@ class Samples:
         return sample
 
     # ------------------------------------------------------------ the pass
+
+    def _read(self, total: int) -> Iterator[Any]:
+        """Every sample, in order; of a stream `total` at most if that is not 0."""
+        source = iter(self._data) if self._streams else None
+        for index in itertools.count():
+            if (total or source is None) and index == total:
+                return
+            with _reading(index):
+                if source is None:
+                    sample = self._data[index]
+                else:
+                    try:
+                        sample = next(source)
+                    except StopIteration:
+                        return
+            yield sample
 
     def _given(self, lengths: NDArray[np.int64]) -> NDArray[np.int64]:
         if self._streams or len(self._data) != len(lengths):
@@ -91,8 +116,10 @@ class Samples:
         kept: dict[tuple[tuple[Place, int], ...], Any] = {}
         count = 0
         total = 0 if self._streams else len(self._data)
+        if self._most is not None:
+            total = self._most if self._streams else min(total, self._most)
         with random_kept():
-            for sample in iter(self._data) if self._streams else (self._data[i] for i in range(total)):
+            for sample in self._read(total):
                 found = _dimensions(sample)
                 for place, size in found.items():
                     held = columns.setdefault(place, array("q", (-1,) * count))
@@ -118,6 +145,17 @@ class Samples:
             )  # fmt: skip
         self._kept = {dict(key)[place]: sample for key, sample in kept.items()}
         return lengths
+
+
+@contextmanager
+def _reading(index: int) -> Iterator[None]:
+    """Name the sample, the file and the line where the user's dataset fails."""
+    try:
+        yield
+    except (EstimatorError, KeyboardInterrupt, StopIteration):
+        raise
+    except Exception as error:
+        raise user_error(error, f"reading sample {index} of the dataset") from error
 
 
 def _first_of_each(lengths: NDArray[np.int64]) -> dict[int, int]:

@@ -15,7 +15,7 @@ LINE_SECONDS = 10.0
 
 
 class Bar:
-    """Call it with (done, total, what was done last). Use it as a context manager.
+    """Call it with (done, total, what was done last), a total of 0 where it is not known. Use it as a context manager.
 
     On a terminal it is a bar with the time that is left; elsewhere now and then a line.
     """
@@ -46,16 +46,15 @@ class Bar:
         now = time.monotonic()
         if now - self._said_at >= LINE_SECONDS or done == total:
             self._said_at = now
-            self._stream.write(
-                f"[{now - self._start:.0f} s] {done} of {total} {self._what}{text and f', last {text}'}\n"
-            )
+            count = f"{done} of {total}" if total else str(done)
+            self._stream.write(f"[{now - self._start:.0f} s] {count} {self._what}{text and f', last {text}'}\n")
             self._stream.flush()
 
     def _draw(self, done: int, total: int, text: str) -> None:
         if self._bar is None:
             self._bar = self._stack.enter_context(_rich_bar(self._stream))
-            self._task = self._bar.add_task(self._what, total=total, completed=done, text="")
-        self._bar.update(self._task, completed=done, total=total, text=text)
+            self._task = self._bar.add_task(self._what, total=total or None, completed=done, text="")
+        self._bar.update(self._task, completed=done, total=total or None, text=text)
 
 
 def _rich_bar(stream: TextIO) -> Any:
