@@ -95,7 +95,7 @@ class EqualShares(TorchFunctionMode):
             return result
         if func is Tensor.tolist and given.shape == (self._experts,) and self._routed_count:
             return [self._share(self._routed_count) for _ in range(self._experts)]
-        if func is Tensor.item and given.shape == () and self._routed_count and not given.is_floating_point():
+        if func is torch._C.TensorBase.item and given.shape == () and self._routed_count and not given.is_floating_point():
             return self._share(self._routed_count)  # Fakes are listed item by item.
         return func(*args, **kwargs)
 

@@ -11,6 +11,9 @@ from torch.overrides import TorchFunctionMode
 
 from estimator.trace.values import known_value
 
+_ITEM = torch._C.TensorBase.item
+"""What a mode is told of; `Tensor.item` itself is another function while a trace runs."""
+
 
 class EveryElement(TorchFunctionMode):
     """Answers which elements of an unknown mask are set: the first `share` of them; what is known stays as it is.
@@ -41,7 +44,7 @@ class EveryElement(TorchFunctionMode):
         if func is Tensor.__setitem__ and (isinstance(args[1], tuple) or isinstance(args[2], Tensor)):
             index = self._without_masks(args[1])
             return func(args[0], args[1] if index is None else index, args[2])
-        if func in (Tensor.item, Tensor.__bool__) and is_unknown(args[0]) and not args[0].is_floating_point():
+        if func in (_ITEM, Tensor.__bool__) and is_unknown(args[0]) and not args[0].is_floating_point():
             return func is Tensor.__bool__ or 1
         return func(*args, **kwargs)
 

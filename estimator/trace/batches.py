@@ -7,12 +7,12 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from torch import Tensor
-from torch.utils._pytree import tree_flatten, tree_unflatten
 from torch.utils.data import DataLoader, Dataset, IterableDataset, default_collate
 
 from estimator.errors import JobError
 from estimator.job import size_parameter
 from estimator.trace.collated import BatchMaker, Collated, resize
+from estimator.trace.trees import map_tensors
 
 
 def batch_maker(given: Any, batch_dim: int | str | None = None) -> BatchMaker:
@@ -70,8 +70,9 @@ class _Example:
     """An example batch, grown or shrunk along its batch dimension by repeating rows."""
 
     def __init__(self, example: Any, batch_dim: int | str | None) -> None:
-        self._leaves, self._tree = tree_flatten(example)
-        tensors = [t for t in self._leaves if isinstance(t, Tensor)]
+        self._example = example
+        tensors: list[Tensor] = []
+        map_tensors(tensors.append, example)
         if not tensors:
             raise JobError("the example batch has no tensor", got=type(example).__name__, where="TrainingJob.batch")
         self._dims = self._find(tensors, batch_dim)
@@ -108,9 +109,7 @@ class _Example:
 
     def __call__(self, n: int) -> Any:
         dims = iter(self._dims)
-        return tree_unflatten(
-            [resize(t, next(dims), n) if isinstance(t, Tensor) else t for t in self._leaves], self._tree
-        )
+        return map_tensors(lambda t: resize(t, next(dims), n), self._example)
 
 
 def check_scales(first: Sequence[tuple[int, ...]], second: Sequence[tuple[int, ...]], sizes: tuple[int, int]) -> None:

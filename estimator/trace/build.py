@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -47,6 +47,13 @@ class _OnMeta(DeviceContext):
 _FROM_DATA = frozenset({torch.tensor, torch.as_tensor, torch.asarray})
 
 
+@contextlib.contextmanager
+def on_meta(precision: str) -> Iterator[None]:
+    """Make new tensors on the meta device in the job's dtype, as a model is built."""
+    with _OnMeta(torch.device("meta")), default_dtype(precision):
+        yield
+
+
 def make_model(given: Any, precision: str, recorder: Recorder, *, on_device: bool) -> nn.Module:
     """Call the job's factory under the meta device, or take its live module.
 
@@ -59,7 +66,7 @@ def make_model(given: Any, precision: str, recorder: Recorder, *, on_device: boo
         return given
     recorder.recording = on_device
     try:
-        with _OnMeta(torch.device("meta")), default_dtype(precision), recorder:
+        with on_meta(precision), recorder:
             model = given()
     finally:
         recorder.recording = True
@@ -76,8 +83,8 @@ def make_model(given: Any, precision: str, recorder: Recorder, *, on_device: boo
 class _Faker:
     """Makes one fake on the trace's device for each tensor; what shared storage keeps sharing it."""
 
-    def __init__(self, mode: FakeTensorMode, precision: str, device: torch.device) -> None:
-        self._mode, self._device = mode, device
+    def __init__(self, mode: FakeTensorMode, precision: str, device: torch.device, *, live: bool) -> None:
+        self._mode, self._device, self._live = mode, device, live
         self._dtype = DTYPES.get(precision)
         self._made: dict[int, Tensor] = {}
         self._storages: dict[int, Tensor] = {}
@@ -89,7 +96,8 @@ class _Faker:
         if isinstance(t, FakeTensor):
             fake: Tensor = t
         else:
-            fake = FakeTensor(self._mode, t.detach() if t.is_meta else self._like(t), self._device)
+            shares = t.is_meta and not self._live  # what the trace has built is what it has recorded
+            fake = FakeTensor(self._mode, t.detach() if shares else self._like(t), self._device)
             values = known_value(t)
             if values is not None:
                 set_known(fake, values.detach().clone())
@@ -100,6 +108,12 @@ class _Faker:
         self._made[id(t)] = fake
         self._kept.append(t)  # an id is only good while its object lives
         return fake
+
+    def forget(self) -> None:
+        """Let go of all fakes: from here on only the program keeps them."""
+        self._made.clear()
+        self._storages.clear()
+        self._kept.clear()
 
     def _like(self, t: Tensor) -> Tensor:
         """A meta tensor with the layout of a real one, on one meta storage for each real storage."""
@@ -112,21 +126,57 @@ class _Faker:
         return base.as_strided(t.shape, t.stride(), t.storage_offset())
 
 
+class _Twins:
+    """Stands in for each tensor without data by another one, the same for the same, and leaves all else alone."""
+
+    def __init__(self) -> None:
+        self._made: dict[int, tuple[Tensor, Tensor]] = {}
+
+    def __call__(self, value: Any) -> Any:
+        if not isinstance(value, Tensor) or not value.is_meta or isinstance(value, FakeTensor):
+            return value
+        if nn.parameter.is_lazy(value):
+            return value
+        if id(value) not in self._made:
+            twin = torch.empty_strided(value.shape, value.stride(), dtype=value.dtype, device="meta")
+            if isinstance(value, nn.Parameter):
+                twin = nn.Parameter(twin, value.requires_grad)
+            self._made[id(value)] = (twin, value)
+        return self._made[id(value)][0]
+
+    def forget(self) -> None:
+        """Let go of the tensors that were stood in for."""
+        self._made.clear()
+
+
 @contextlib.contextmanager
-def lent(model: nn.Module, mode: FakeTensorMode, precision: str, device: torch.device) -> Iterator[None]:
+def lent(
+    model: nn.Module, mode: FakeTensorMode, precision: str, device: torch.device, *, live: bool
+) -> Iterator[None]:
     """Swap every parameter and buffer of `model` for a fake on `device`, and give everything back at the end.
 
-    Every module's whole `__dict__` comes back too, so that attributes a forward sets leave nothing behind.
+    Every module's whole `__dict__` comes back too, so that attributes a forward sets leave nothing behind. Nothing kept
+    for that is a tensor that the trace has recorded: what the program itself lets go must die in the trace.
+
+    Args:
+        model: whose tensors are swapped.
+        mode: of the fakes.
+        precision: of the job.
+        device: of the fakes.
+        live: the model is the user's own object; otherwise the trace has built it.
     """
-    faker = _Faker(mode, precision, device)
+    faker = _Faker(mode, precision, device, live=live)
+    twins = _Twins()
+    aside: Callable[[Any], Any] = (lambda value: value) if live else twins
     before = [
         (
             m,
-            {k: (dict(v) if isinstance(v, dict) else v) for k, v in m.__dict__.items()},
+            {k: {i: aside(x) for i, x in v.items()} if isinstance(v, dict) else aside(v) for k, v in m.__dict__.items()},
             {k: v for k, v in m.__dict__.items() if isinstance(v, dict)},
         )
         for m in model.modules()
     ]
+    twins.forget()
     try:
         for module in model.modules():
             slots: tuple[dict[str, Any], ...] = (module._parameters, module._buffers)
@@ -137,6 +187,7 @@ def lent(model: nn.Module, mode: FakeTensorMode, precision: str, device: torch.d
             for name, value in list(module.__dict__.items()):
                 if isinstance(value, Tensor):
                     module.__dict__[name] = faker(value)
+        faker.forget()
         yield
     finally:
         for module, attributes, dicts in before:

@@ -8,12 +8,13 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_flatten, tree_leaves, tree_map_only, tree_unflatten
+from torch.utils._pytree import tree_flatten, tree_leaves, tree_unflatten
 
 from estimator.job import TrainingJob
 from estimator.trace.batches import batch_maker
 from estimator.trace.build import default_dtype
 from estimator.trace.step import default_loss
+from estimator.trace.trees import map_tensors
 
 _MATRIX_OPERATORS = frozenset({"conv", "linear", "addmm", "mm", "bmm", "baddbmm", "matmul", "einsum"})
 """fvcore's names of the operators whose multiply-adds `estimator.counts.step_flops` counts too, attention apart."""
@@ -88,7 +89,7 @@ def _call_of(job: TrainingJob, model: nn.Module, batch_size: int) -> tuple[Any, 
     def capture(module: nn.Module, args: Any, kwargs: Any) -> None:
         raise _Captured(args, kwargs)
 
-    batch = tree_map_only(Tensor, lambda t: t.to("meta"), batch_maker(job.batch, job.batch_dim)(batch_size))
+    batch = map_tensors(lambda t: t.to("meta"), batch_maker(job.batch, job.batch_dim)(batch_size))
     handle = model.register_forward_pre_hook(capture, with_kwargs=True)
     try:
         (job.loss or default_loss(job.mode))(model, batch)

@@ -19,17 +19,20 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from estimator.errors import DataDependentError
 from estimator.graph import Op, StepGraph, StorageEvent, TensorSpec
 from estimator.ledger import Category
+from estimator.trace.assumed import AssumedNumbers
 from estimator.trace.bounds import check_rows
 from estimator.trace.lists import NOT_DONE, run_on_lists
 from estimator.trace.paths import ModulePaths
 from estimator.trace.shapes import CTC, ctc_loss, with_places
 from estimator.trace.values import READERS, Follower, known_value, set_known
+from estimator.trace.wrappers import any_wrapper, parts
 
 DEVICE = torch.device("cpu", 0)
 """Stands for the target device in a trace. Host tensors are on `cpu` without an index, so the two never mix unseen."""
 HOST = torch.device("cpu")
 
 _DEVICE_OF = torch.ops.prim.device.default
+_READ_NUMBER = torch.ops.aten._local_scalar_dense.default
 _TO_COPY = torch.ops.aten._to_copy.default
 
 
@@ -52,6 +55,7 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         """Told of each op that autograd's backward pass runs."""
         self._fake_mode = fake_mode
         self._paths = paths
+        self.assumed = AssumedNumbers(graph)
         self.whole_host = whole_host
         self.device = HOST if whole_host else DEVICE
         """Where the traced program's tensors are."""
@@ -68,16 +72,18 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     def label(self, tensor: Tensor, category: Category, name: str = "") -> None:
         """Say what the storage of `tensor` is for. The first label that is given stays."""
-        entry = self._live.get(tensor.untyped_storage()._cdata)
-        if entry is not None:
-            self.graph.categories.setdefault(entry[1], category)
-            if name:
-                self.graph.names.setdefault(entry[1], name)
+        for part in parts(tensor):
+            entry = self._live.get(part.untyped_storage()._cdata) if part.layout is torch.strided else None
+            if entry is not None:
+                self.graph.categories.setdefault(entry[1], category)
+                if name:
+                    self.graph.names.setdefault(entry[1], name)
 
     def adopt(self, tensor: Tensor) -> None:
         """Record the storage of a tensor that no recorded op made."""
-        if self._on_device(tensor):
-            self._storage_of(tensor, -1)
+        for part in parts(tensor):
+            if self._on_device(part) and part.layout is torch.strided:
+                self._storage_of(part, -1)
 
     # ------------------------------------------------------------ storages
 
@@ -135,6 +141,8 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         if func is _DEVICE_OF:  # asked by torch's C++ as often as all ops together; no op of the program
             return args[0].fake_device if isinstance(args[0], FakeTensor) else args[0].device
         kwargs = kwargs or {}
+        if any_wrapper(types):
+            return NotImplemented  # it takes itself apart, and its parts come here
         if not self.recording:
             return self._run(func, args, kwargs)
         in_backward = torch._C._current_graph_task_id() != -1
@@ -188,6 +196,8 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
             told = None if self.on_unknown is None else self.on_unknown(func)
             real = self.values.read(func, args, kwargs)
             real = told if real is None else real
+            if real is None and func is _READ_NUMBER:
+                real = self.assumed.number(args[0])
             if real is None:
                 raise DataDependentError(f"the step reads values that only a real run has: {func}", got=str(func))
             return self._fake_like(real, args)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -17,11 +17,15 @@ from estimator.job import TrainingJob
 from estimator.ledger import Category
 from estimator.random_state import random_kept
 from estimator.trace.build import DTYPES
+from estimator.trace.closures import fill_history, wants_closure
 from estimator.trace.collated import BatchMaker
 from estimator.trace.generation import generate
 from estimator.trace.recorder import Recorder
+from estimator.trace.trees import map_tensors, tensors_in
 from estimator.trace.values import is_discrete, set_known
 
+LONG_AFTER = 1
+"""Step from which on the optimizer remembers what it does after many."""
 AUTOCAST = {"amp-bf16": torch.bfloat16, "amp-fp16": torch.float16}
 
 
@@ -49,6 +53,14 @@ class StepRunner:
         self.scaler = torch.amp.GradScaler(device_type) if job.grad_scaler else None
         self._batch: Any = None
         self._loss: Any = None
+        self._closure = job.step is None and optimizer is not None and wants_closure(optimizer)
+        if self._closure and (job.accumulation_steps > 1 or job.grad_scaler or job.grad_clip):
+            raise JobError(
+                f"{type(optimizer).__name__} evaluates the loss itself",
+                got="accumulation_steps, grad_clip or grad_scaler",
+                where="TrainingJob",
+                hint="write the loop body yourself: step=lambda model, optimizer, batch: optimizer.step(closure)",
+            )
         self._host_bytes: list[int] = []
         """Of the last batch, tensor by tensor, as the user's function made it."""
 
@@ -70,20 +82,20 @@ class StepRunner:
                 stack.enter_context(random_kept(seed=0))  # the same question gets the same answer
                 try:
                     with self.mode, recorder:
-                        return tree_map_only(Tensor, self._as_host, make(n))
+                        return map_tensors(self._as_host, make(n))
                 except Exception:
                     # Many data pipelines leave torch (numpy, PIL): run the function for real.
                     self._host_bytes.clear()
                     real = make(n)
                     with self.mode, recorder:
-                        return tree_map_only(Tensor, self._as_host, real)
+                        return map_tensors(self._as_host, real)
         except JobError:
             raise
         except Exception as error:
             raise JobError(
                 f"the batch function fails for {n} samples",
                 got=f"{type(error).__name__}: {error}", where="TrainingJob.batch",
-                allowed="a function of one int that returns a pytree of tensors",
+                allowed="a function of one int that returns tensors, in lists, dicts, dataclasses or by themselves",
             ) from error  # fmt: skip
         finally:
             recorder.recording, recorder.values.random_is_known = True, False
@@ -116,7 +128,15 @@ class StepRunner:
             self.recorder.label(moved, Category.INPUT)
             return moved
 
-        return tree_map_only(Tensor, move, host)
+        def moves(held: Any) -> Any:
+            moved = held.to(self.recorder.device)
+            for t in tensors_in(moved):
+                shapes.append(tuple(t.shape))
+                self.recorder.adopt(t)
+                self.recorder.label(t, Category.INPUT)
+            return moved
+
+        return map_tensors(move, host, moves=moves)
 
     # ------------------------------------------------------------ the step
 
@@ -131,8 +151,13 @@ class StepRunner:
             with self.mode, self.recorder:
                 self._batch = self.to_device(host)
                 del host
+                if index == LONG_AFTER and not micro:
+                    fill_history(self.optimizer)
                 if job.step is not None:
-                    self._own_step(index)
+                    self._own_step(index, job.step)
+                    continue
+                if self._closure:
+                    self._own_step(index, self._step_with_closure)
                     continue
                 if not micro and self.optimizer is not None:
                     self.optimizer.zero_grad(set_to_none=job.zero_grad_set_to_none)
@@ -149,7 +174,7 @@ class StepRunner:
                 mark(f"step{index}.backward{suffix}")
                 (self.scaler.scale(self._loss) if self.scaler else self._loss).backward()
                 self._label_gradients()
-        if job.mode == "train" and job.step is None:
+        if job.mode == "train" and job.step is None and not self._closure:
             mark(f"step{index}.optimizer")
             with self.mode, self.recorder:
                 self._update()
@@ -180,12 +205,24 @@ class StepRunner:
             self.optimizer.step()
         self._label_state()
 
-    def _own_step(self, index: int) -> None:
-        """The user's own loop body; its phases are told apart by what autograd and the optimizers do."""
-        assert self.job.step is not None
+    def _own_step(self, index: int, step: Callable[..., Any]) -> None:
+        """A loop body of its own; its phases are told apart by what autograd and the optimizers do."""
         self.recorder.mark(f"step{index}.forward")
         with PhaseWatch(self.recorder, index, self.label_all):
-            self._loss = self.job.step(self.model, self.optimizer, self._batch)
+            self._loss = step(self.model, self.optimizer, self._batch)
+
+    def _step_with_closure(self, *_: Any) -> Any:
+        """The loop body of an optimizer that evaluates the loss itself, as often as it likes."""
+
+        def closure() -> Tensor:
+            self.optimizer.zero_grad(set_to_none=self.job.zero_grad_set_to_none)
+            self._forward()
+            self._check_loss()
+            loss: Tensor = self._loss
+            loss.backward()  # type: ignore[no-untyped-call]
+            return loss
+
+        return self.optimizer.step(closure)
 
     # ------------------------------------------------------------ roles
 
@@ -246,25 +283,33 @@ def default_loss(mode: str) -> Callable[[nn.Module, Any], Any]:
     """Call the model on the batch as its kind suggests, and take the output's own loss in training."""
 
     def call(model: nn.Module, batch: Any) -> Any:
-        if isinstance(batch, dict):
+        if isinstance(batch, Mapping):
             out = model(**batch)
         else:
             out = model(*batch) if isinstance(batch, (tuple, list)) else model(batch)
         if mode == "inference":
             return out
-        found = (
-            out.get("loss") if isinstance(out, dict) else getattr(out, "loss", out if isinstance(out, Tensor) else None)
-        )
+        found = out if isinstance(out, Tensor) else _own_loss(out)
         if found is None:
             raise JobError(
                 "there is no loss",
-                got=f"an output of type {type(out).__name__} without .loss",
+                got=f"an output of type {type(out).__name__} without a loss",
+                allowed="a tensor, .loss, a dict's \"loss\", or a tuple with one tensor of one element",
                 where="TrainingJob.loss",
                 hint="give loss=lambda model, batch: ...",
             )
         return found
 
     return call
+
+
+def _own_loss(out: Any) -> Any:
+    if isinstance(out, Mapping):
+        return out.get("loss")
+    if isinstance(out, (tuple, list)) and not hasattr(out, "loss"):
+        single = [t for t in out if isinstance(t, Tensor) and t.numel() == 1]
+        return single[0] if len(single) == 1 else None
+    return getattr(out, "loss", None)
 
 
 class PhaseWatch:

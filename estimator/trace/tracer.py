@@ -21,14 +21,19 @@ from estimator.random_state import random_kept
 from estimator.trace.after import run_after_steps
 from estimator.trace.batches import batch_maker
 from estimator.trace.build import lent, make_model, register_storages
+from estimator.trace.closures import decisions_of
 from estimator.trace.collated import BatchMaker
+from estimator.trace.eager import run_as_written
 from estimator.trace.explain import explained
 from estimator.trace.fakes import Fakes
 from estimator.trace.generation import prompts
+from estimator.trace.lazy import initialise
 from estimator.trace.optimizers import optimizer_maker
 from estimator.trace.paths import ModulePaths
+from estimator.trace.places import either
 from estimator.trace.recorder import Recorder
 from estimator.trace.step import StepRunner
+from estimator.trace.wrappers import with_nested_ints
 
 Semantics = Callable[[Target], contextlib.AbstractContextManager[Any]]
 """Lays a device's decisions over the trace for as long as it is entered."""
@@ -59,7 +64,7 @@ def trace(
         TraceError: the step fails on tensors without data; the op and the user's line are named.
     """
     graph = StepGraph(batch_size)
-    mode = Fakes(allow_non_fake_inputs=True)
+    mode = with_nested_ints(Fakes(allow_non_fake_inputs=True))
     paths = ModulePaths()
     recorder = Recorder(graph, mode, paths, whole_host=target.device.kind == "cpu")
     if allow_real_run:
@@ -69,16 +74,21 @@ def trace(
     with contextlib.ExitStack() as stack:
         stack.enter_context(_undisturbed())
         stack.enter_context(explained(graph))
+        stack.enter_context(run_as_written(graph))
+        stack.enter_context(recorder.assumed.handed_out())
         overlay = stack.enter_context(semantics(target)) if semantics is not None else None
         recorder.mark("model")
         model = make_model(job.model, job.precision, recorder, on_device=job.build == "device")
+        initialise(model, job, recorder, batch_size)
         model = _converted(job, model, recorder)
-        stack.enter_context(lent(model, mode, job.precision, recorder.device))
+        stack.enter_context(lent(model, mode, job.precision, recorder.device, live=isinstance(job.model, nn.Module)))
         model.train(job.mode == "train")
         register_storages(model, recorder, live=isinstance(job.model, nn.Module) or job.build == "host")
         paths.name_modules(model)
         stack.enter_context(paths)
         runner = _runner(job, model, recorder, mode, overlay)
+        if (decisions := decisions_of(runner.optimizer, steps)) is not None:
+            recorder.on_unknown = either(recorder.on_unknown, decisions.next_at)
         for index in range(steps):
             runner.run(index, batch_size)
             _collect_cycles(graph, recorder, index)
