@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from functools import cache
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import is_traceable_wrapper_subclass, is_traceable_wrapper_subclass_type
+
+Mode = TypeVar("Mode", bound=FakeTensorMode)
 
 
 @cache
@@ -32,7 +34,7 @@ def parts(t: Tensor) -> Iterator[Tensor]:
         yield from parts(getattr(t, name))
 
 
-def with_nested_ints(mode: FakeTensorMode) -> FakeTensorMode:
+def with_nested_ints(mode: Mode) -> Mode:
     """Let jagged fakes have lengths as real ones do: an opaque number for each set of offsets, no symbol.
 
     Source: FakeTensorMode.create_symbolic_nested_int in torch/_subclasses/fake_tensor.py, 2.13: the same number, which
