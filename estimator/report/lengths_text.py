@@ -53,18 +53,13 @@ def write_lengths(page: Page, found: Lengths) -> None:
         )
     if found.tokens is not None:
         t = found.tokens
-        certain = (
-            ""
-            if t.certain_tokens == t.max_tokens
-            else f"; {t.certain_tokens:,} if no more is known of the lengths between than that memory grows with them"
-        )
-        rows.append(("max_tokens", f"{t.max_tokens:,} padded (held down by length {t.at_length}){certain}"))
+        rows.append(("max_tokens", f"{t.max_tokens:,} padded (held down by length {t.at_length})"))
     if rows:
         page.heading("Batches")
         page.pairs(rows)
     page.line(
         f"Traced at {len(found.points)} lengths: {', '.join(str(p.size) for p in found.points)}. Between them memory is "
-        "taken to grow with the longest sample of a batch"
+        "taken to grow with the longest sample of a batch (for max_tokens: in a straight line or steeper)"
         + (", which no traced length contradicts." if found.monotone else ": traced lengths contradict that, see below."),
         indent=2, hang=0,
     )  # fmt: skip
