@@ -72,11 +72,12 @@ def test_each_point_is_what_the_job_at_that_size_gets(found: estimator.Frontier)
     for point in (found.on("small")[0], found.on("large")[2]):
         device = SMALL if point.device == "small" else LARGE
         alone = estimator.estimate(job(point.size), device, cross_check=False)
-        assert alone.next is not None
         assert point.max_batch_size == alone.max_batch_size
         assert point.peak_requested_bytes == alone.best.peak_requested_bytes
         assert point.peak_reserved_bytes == alone.best.peak_reserved_bytes
-        assert point.sample_bytes == alone.next.peak_requested_bytes - alone.best.peak_requested_bytes
+        half = alone.max_batch_size // 2
+        grown = alone.best.peak_requested_bytes - alone.at(half).peak_requested_bytes
+        assert point.sample_bytes == round(grown / (alone.max_batch_size - half))
         assert point.confirmed_at is not None
 
 

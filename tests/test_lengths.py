@@ -202,7 +202,6 @@ def test_a_point_is_what_the_job_at_that_length_gets(on_data: Lengths) -> None:
     # The loader's batch has the labels too, 8 bytes a sample on the device as 512.
     assert point.max_batch_size is not None
     assert abs(point.max_batch_size - alone.max_batch_size) <= 1
-    assert point.sample_bytes is not None
     assert alone.next is not None
     assert point.sample_bytes == alone.next.peak_requested_bytes - alone.best.peak_requested_bytes + 8
 

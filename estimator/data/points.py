@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from importlib import import_module
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from estimator.data.columns import Advance
 from estimator.data.records import Asked, Point
@@ -15,6 +15,9 @@ from estimator.device import DeviceProfile
 from estimator.errors import CannotPredictError, EstimatorError, JobError, UsageError
 from estimator.job import TrainingJob
 from estimator.result import Estimate
+
+if TYPE_CHECKING:
+    from estimator.ledger import Ledger
 
 JobAt = Callable[[int], TrainingJob]
 """The job with samples of a size."""
@@ -145,22 +148,20 @@ def _solved(
 
 def point_of(answer: Estimate, size: int, asked: Sequence[int] = ()) -> Point:
     """What is kept of the answer at one size."""
-    best, following = answer.best, answer.next
-    if answer.max_batch_size == 0:
-        following = answer.at(2)
+    best = answer.best
     batches = (answer.at(n) for n in asked)
     return Point(
         size=size,
         device=answer.device.name,
         max_batch_size=answer.max_batch_size,
         max_batch_size_low=answer.max_batch_size_low,
-        unlimited=following is None,
+        unlimited=answer.next is None and answer.max_batch_size > 0,
         peak_requested_bytes=best.peak_requested_bytes,
         peak_allocated_bytes=best.peak_allocated_bytes,
         peak_reserved_bytes=best.peak_reserved_bytes,
         device_bytes=best.device_bytes,
         capacity_bytes=best.capacity_bytes,
-        sample_bytes=None if following is None else following.peak_requested_bytes - best.peak_requested_bytes,
+        sample_bytes=_sample_bytes(answer),
         peak_phase=best.peak_phase,
         peak_module=best.peak_module,
         peak_op=best.peak_op,
@@ -177,3 +178,19 @@ def point_of(answer: Estimate, size: int, asked: Sequence[int] = ()) -> Point:
         ),
         warnings=answer.warnings,
     )
+
+
+def _sample_bytes(answer: Estimate) -> int:
+    """By how much a sample raises the peak, in the mean: workspaces of libraries jump from one batch to the next."""
+    large = max(2, answer.best.batch_size)
+    small = large // 2
+    peaks = [_requested_peak(answer.ledger(n)) for n in (small, large)]
+    return round((peaks[1] - peaks[0]) / (large - small))
+
+
+def _requested_peak(ledger: Ledger) -> int:
+    live = peak = 0
+    for event in ledger.events:
+        live += event.size_bytes if event.is_alloc else -event.size_bytes
+        peak = max(peak, live)
+    return peak

@@ -42,7 +42,7 @@ class Point(BaseModel):
     device_bytes: int = 0
     capacity_bytes: int = 0
     sample_bytes: int | None = None
-    """By which the peak of the requested bytes grows with one more sample; None where nothing limits the batch."""
+    """By which a sample raises the peak of the requested bytes, in the mean from half that batch on."""
     peak_phase: str = ""
     peak_module: str = ""
     peak_op: str = ""

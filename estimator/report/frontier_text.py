@@ -19,13 +19,13 @@ def write_frontier(page: Page, frontier: Frontier) -> None:
         growth = frontier.growth(device)
         total = "pixels" if frontier.over == "image_size" else "padded"
         columns = [
-            (word, True), ("batch", True), (total, True), ("memory", True), ("one more sample", True), ("power", True),
+            (word, True), ("batch", True), (total, True), ("memory", True), ("a sample", True), ("power", True),
             ("peak", False),
         ]  # fmt: skip
         page.table(columns, [_row(p, growth.get(p.size), frontier.over) for p in frontier.on(device)])
         _said(page, frontier.on(device))
     page.line(
-        "memory: of the device at that batch; one more sample: by which the peak of the requested bytes grows; power: of "
+        "memory: of the device at that batch; a sample: by which it raises the peak of the requested bytes; power: of "
         f"the {word}, by which that grew since the row above (1: linear, 2: as the square).",
         indent=2, hang=0,
     )  # fmt: skip

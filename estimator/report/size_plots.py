@@ -79,7 +79,7 @@ def _paint(figure: Any, frontier: Frontier) -> None:
             )  # fmt: skip
         right.plot(sizes, [(p.sample_bytes or 0) / MIB for p in points], **style)
     left.set(xlabel=word, ylabel="largest batch", title=f"{frontier.job}: largest batch")
-    right.set(xlabel=word, ylabel="MiB of one more sample", title="Peak of requested bytes")
+    right.set(xlabel=word, ylabel="MiB of a sample", title="Peak of requested bytes")
     for axes in (left, right):
         _scale(axes, frontier.sizes)
     left.legend(frameon=False, title="device", title_fontsize=8)
