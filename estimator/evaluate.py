@@ -189,8 +189,9 @@ class Evaluator:
 
     def _lines(self, ledger: Ledger, shown: Any, n: int) -> Iterable[CategoryLine]:
         live = _live_at(ledger, shown.peak_event)
+        modelled_scratch = self.device.kind == "cuda" or self.model.has_interval(n)
         confidence: dict[str, Confidence] = (
-            {"temporaries": "modelled", "library_workspaces": "modelled"} if self.device.kind == "cuda" else {}
+            {"temporaries": "modelled", "library_workspaces": "modelled"} if modelled_scratch else {}
         )
         for category, name in LINE_OF.items():
             _, per_sample = self.model.bytes_of(category)

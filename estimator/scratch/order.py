@@ -24,6 +24,13 @@ CPU_RESULT_ORDER: dict[str, tuple[int, ...]] = {
 """The same of CPU kernels, where scratch lies between them."""
 
 
+_CONVOLUTION_BACKWARD = "aten.convolution_backward.default"
+
+
 def result_order(op: Op, kind: str = "cuda") -> tuple[int, ...] | None:
     """The order of an op's results on a kind of device, None where it is that of the return value."""
+    if kind == "cpu" and op.name == _CONVOLUTION_BACKWARD and all(op.args[-1][1:]):
+        # Input, bias, weights. Source: ATen/native/mkldnn/Conv.cpp, `mkldnn_convolution_backward_weights` (a tuple
+        # whose members the compiler makes from the last on); measured with the profiler, 2.13.
+        return (0, 2, 1) if op.args[-1][0] else (1, 0)
     return (CPU_RESULT_ORDER if kind == "cpu" else RESULT_ORDER).get(op.name)

@@ -32,7 +32,14 @@ def default_dtype(precision: str) -> Iterator[None]:
 
 
 class _OnMeta(DeviceContext):
-    """`with torch.device("meta")`, but tensors of Python data are made on the host first: their values are known."""
+    """`with torch.device("meta")`, but tensors of Python data are made on the host first: their values are known.
+
+    What is made there is no allocation of the program: the tensor on `meta` stands for it.
+    """
+
+    def __init__(self, recorder: Recorder) -> None:
+        super().__init__(torch.device("meta"))  # type: ignore[no-untyped-call]
+        self._recorder = recorder
 
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
@@ -40,7 +47,12 @@ class _OnMeta(DeviceContext):
         kwargs = dict(kwargs or {})
         if func in _FROM_DATA and kwargs.get("device") is None and not (args and isinstance(args[0], Tensor)):
             requires_grad = kwargs.pop("requires_grad", False)
-            return func(*args, **kwargs).to("meta").requires_grad_(requires_grad)
+            recording, self._recorder.recording = self._recorder.recording, False
+            try:
+                made = func(*args, **kwargs)
+            finally:
+                self._recorder.recording = recording
+            return made.to("meta").requires_grad_(requires_grad)
         return super().__torch_function__(func, types, args, kwargs)  # type: ignore[no-untyped-call]
 
 
@@ -48,9 +60,9 @@ _FROM_DATA = frozenset({torch.tensor, torch.as_tensor, torch.asarray})
 
 
 @contextlib.contextmanager
-def on_meta(precision: str) -> Iterator[None]:
+def on_meta(precision: str, recorder: Recorder) -> Iterator[None]:
     """Make new tensors on the meta device in the job's dtype, as a model is built."""
-    with _OnMeta(torch.device("meta")), default_dtype(precision):
+    with _OnMeta(recorder), default_dtype(precision):
         yield
 
 
@@ -66,7 +78,7 @@ def make_model(given: Any, precision: str, recorder: Recorder, *, on_device: boo
         return given
     recorder.recording = on_device
     try:
-        with on_meta(precision), recorder:
+        with on_meta(precision, recorder), recorder:
             model = given()
     finally:
         recorder.recording = True

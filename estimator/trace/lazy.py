@@ -35,7 +35,7 @@ def initialise(model: nn.Module, job: TrainingJob, recorder: Recorder, batch_siz
     host = batch_maker(job.batch, job.batch_dim)(batch_size)
     recorder.recording = False  # what the pass keeps for the moment is less than what a step keeps
     try:
-        with on_meta(job.precision), recorder, torch.no_grad():
+        with on_meta(job.precision, recorder), recorder, torch.no_grad():
             batch = map_tensors(_on_meta, host)
             (job.loss or default_loss(job.mode))(model, batch)
     finally:

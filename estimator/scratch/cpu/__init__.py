@@ -4,6 +4,7 @@ The rules were written from ATen's sources and checked op by op against the prof
 """
 
 from estimator.scratch.cpu import attention as _attention  # noqa: F401  registers its rules
+from estimator.scratch.cpu import convolution as _convolution  # noqa: F401
 from estimator.scratch.cpu import copies as _copies  # noqa: F401
 from estimator.scratch.cpu import elementwise as _elementwise  # noqa: F401
 from estimator.scratch.cpu import indexing as _indexing  # noqa: F401

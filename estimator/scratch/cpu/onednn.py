@@ -29,6 +29,8 @@ _DTYPES = {"float16": 1, "bfloat16": 2, "float32": 3}
 _MOST_DIMS = 12
 _CPU, _SUCCESS, _TAG_ANY, _USER_SCRATCHPAD = 1, 0, 1, 1
 QUERY_WORKSPACE, QUERY_SCRATCHPAD, QUERY_ARGUMENT = 135, 136, 255
+_QUERY_INNER_BLOCKS = 263
+"""Source: dnnl_types.h, dnnl_query_inner_nblks_s32, oneDNN 3.12."""
 _Dims = ctypes.c_int64 * _MOST_DIMS
 _Pointer = ctypes.c_void_p
 
@@ -110,10 +112,10 @@ class OneDnn:
         """A memory descriptor."""
         if given is None:
             return None
-        head = (ctypes.c_int(len(given.shape)), _dims(given.shape), ctypes.c_int(_DTYPES[given.dtype]))
+        head = (ctypes.c_int(len(given.shape)), dims(given.shape), ctypes.c_int(_DTYPES[given.dtype]))
         if given.stride is None:
             return self._made("dnnl_memory_desc_create_with_tag", *head, ctypes.c_int(_TAG_ANY))
-        return self._made("dnnl_memory_desc_create_with_strides", *head, _dims(given.stride))
+        return self._made("dnnl_memory_desc_create_with_strides", *head, dims(given.stride))
 
     def attributes(self, *, add_to_result: bool, scale_result: bool) -> ctypes.c_void_p:
         """Attributes of a primitive whose caller gives the scratchpad, as torch's does.
@@ -146,18 +148,32 @@ class OneDnn:
         found = self.call("dnnl_primitive_desc_query_md", descriptor, ctypes.c_int(query), ctypes.c_int(index), restype=_Pointer)
         return not self.call("dnnl_memory_desc_equal", _Pointer(found), given)
 
+    def is_blocked(self, descriptor: ctypes.c_void_p, query: int, index: int = 0) -> bool:
+        """Whether the primitive wants one of its tensors in blocks; else strides say where its elements lie."""
+        found = self.call("dnnl_primitive_desc_query_md", descriptor, ctypes.c_int(query), ctypes.c_int(index), restype=_Pointer)
+        count = ctypes.c_int(-1)
+        self.call("dnnl_memory_desc_query", _Pointer(found), ctypes.c_int(_QUERY_INNER_BLOCKS), ctypes.byref(count))
+        return count.value != 0
+
     def destroy(self, *descriptors: ctypes.c_void_p | None) -> None:
         """Destroy primitive descriptors."""
         for descriptor in descriptors:
             if descriptor is not None:
                 self.call("dnnl_primitive_desc_destroy", descriptor)
 
+    def forget(self, *layouts: ctypes.c_void_p | None) -> None:
+        """Destroy memory descriptors."""
+        for layout in layouts:
+            if layout is not None:
+                self.call("dnnl_memory_desc_destroy", layout)
+
 
 _WEIGHTS_ARGUMENT = 33
 """Source: dnnl_types.h, DNNL_ARG_WEIGHTS."""
 
 
-def _dims(values: Sequence[int]) -> Any:
+def dims(values: Sequence[int]) -> Any:
+    """The array that the interface takes for sizes, strides and the like."""
     return _Dims(*values)
 
 
