@@ -148,8 +148,11 @@ def test_boxes_are_matched_in_order_without_scipy() -> None:
 
 
 def test_detector_traces_without_data() -> None:
-    pytest.importorskip("torchvision")
     from estimator.sources import JobOptions, load_job
+    from estimator.sources.edits import prepare_torchvision
+
+    prepare_torchvision()  # where its library is linked with CUDA, it imports only so
+    pytest.importorskip("torchvision")
 
     job = load_job("torchvision:fasterrcnn_mobilenet_v3_large_320_fpn", JobOptions())
     graph = trace(job, TARGET, 2, semantics_of(TARGET), 1)

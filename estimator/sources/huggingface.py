@@ -60,11 +60,13 @@ def job_of_class(
     from estimator.sources.huggingface_images import know_places
     from estimator.sources.huggingface_matching import NOTE as MATCHING
     from estimator.sources.huggingface_matching import matched_in_order
+    from estimator.sources.quantized import quantize, take_quantization
 
     task = task or _task_of(kind)
     config = copy.deepcopy(config)
     shapes = Shapes.of(kind, config, task, options, name)
-    said = [*notes, *shapes.notes, *_settings(config, task, options)]
+    quantization, quantized = take_quantization(config)
+    said = [*notes, *quantized, *shapes.notes, *_settings(config, task, options)]
     matches = task.labels in ("boxes", "masks")
 
     def build() -> nn.Module:
@@ -81,6 +83,8 @@ def job_of_class(
                 raise SourceError(f"transformers cannot build {kind.__name__}: {said}", where=name) from error
         if shapes.among.tokens:
             know_places(model, shapes.among.tokens)
+        if quantization is not None:
+            model = quantize(model, quantization)
         return apply(share_equally(model, *experts) if experts else model, options)
 
     if matches:
@@ -95,6 +99,8 @@ def job_of_class(
         loss=losses(task, inference=options.mode == "inference"),
         optimizer=options.optimizer or OPTIMIZER,
         name=name,
+        # Packed weights come from the host; the full ones they are made of never were on the device together.
+        build="host" if quantization is not None else "device",
         notes=tuple(said),
     )
 
@@ -158,7 +164,10 @@ def _config(path: str) -> tuple[Any, tuple[str, ...]]:
         raise SourceError(
             f"transformers cannot read the config: {str(error).partition(chr(10))[0]}", where=str(file)
         ) from error
-    return config, _take_quantization(config)
+    if "auto_map" in fields and not hasattr(transformers, str((fields.get("architectures") or [""])[0])):
+        own = f"the config names code of its own (auto_map), which is never run: transformers' {fields['model_type']} is built"
+        return config, (own,)
+    return config, ()
 
 
 def _check_type(fields: Any, file: Path, types: list[str]) -> None:
@@ -179,18 +188,9 @@ def _check_type(fields: Any, file: Path, types: list[str]) -> None:
             + (", and code beside a config is never run" if own else ""),
             got=kind,
             where=str(file),
-            hint=did_you_mean(kind, types) or "upgrade transformers, or give a file of your own that builds the model",
+            hint=(None if own else did_you_mean(kind, types))
+            or ("" if own else "upgrade transformers, or ") + "give a file of your own that builds the model: train.py:job",
         )
-
-
-def _take_quantization(config: Any) -> tuple[str, ...]:
-    """Drop a quantization from the config: its kernels and weights cannot be traced."""
-    found = getattr(config, "quantization_config", None)
-    if found is None:
-        return ()
-    del config.quantization_config
-    method = found.get("quant_method", "?") if isinstance(found, dict) else getattr(found, "quant_method", "?")
-    return (f"the config's quantization ({method}) is not traced: weights are counted in the job's own precision",)
 
 
 def _tables() -> dict[str, dict[str, Any]]:

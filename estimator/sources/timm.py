@@ -33,8 +33,7 @@ def load(name: str, options: JobOptions) -> TrainingJob:
         )
     if unused := options.given("sequence_length", "task", "attn", "frames"):
         raise SourceError(f"timm models take no {', '.join(unused)}", got=f"timm:{name}")
-    config = timm.models.get_pretrained_cfg(name, allow_unregistered=True)
-    config = config.to_dict() if config is not None else {}
+    config = _config(timm, name)
     kwargs: dict[str, Any] = {}
     if options.num_classes is not None:
         kwargs["num_classes"] = options.num_classes
@@ -46,6 +45,21 @@ def load(name: str, options: JobOptions) -> TrainingJob:
         return apply(model, options)
 
     return _job(build, config, options, f"timm:{name}")
+
+
+def _config(timm: Any, name: str) -> dict[str, Any]:
+    """What timm says of a model's data; of a model by a former name, what it says once it is made (without memory)."""
+    found = timm.models.get_pretrained_cfg(name, allow_unregistered=True)
+    if found is not None:
+        return dict(found.to_dict())
+    import warnings
+
+    import torch
+
+    with torch.device("meta"), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        made = timm.create_model(name, pretrained=False)
+    return {**(getattr(made, "pretrained_cfg", None) or {}), "num_classes": getattr(made, "num_classes", 1000)}
 
 
 def job_of_module(model: nn.Module, options: JobOptions, name: str) -> TrainingJob:
