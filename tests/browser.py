@@ -1,5 +1,7 @@
 """A browser for tests, driven over the WebDriver protocol: Debian's `chromium` and `chromium-driver`, nothing else.
 
+With BATCH_ESTIMATOR_APT=1, and as root, the two packages are installed where they are missing.
+
 Source of the calls: W3C WebDriver, and `goog:` capabilities as chromedriver documents them.
 """
 
@@ -7,6 +9,7 @@ from __future__ import annotations
 
 import base64
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -21,6 +24,7 @@ from typing import Any
 import pytest
 
 START_SECONDS = 60.0
+PACKAGES = ("chromium", "chromium-driver")
 
 
 class Browser:
@@ -33,7 +37,9 @@ class Browser:
 
     def _call(self, method: str, path: str, body: Any = None) -> Any:
         data = None if body is None else json.dumps(body).encode()
-        request = urllib.request.Request(self._address + path, data, {"Content-Type": "application/json"}, method=method)
+        request = urllib.request.Request(
+            self._address + path, data, {"Content-Type": "application/json"}, method=method
+        )
         try:
             with urllib.request.urlopen(request, timeout=START_SECONDS) as answer:
                 return json.load(answer)["value"]
@@ -63,6 +69,18 @@ class Browser:
         (element,) = self._of("POST", "/element", {"using": "css selector", "value": selector}).values()
         self._of("POST", f"/element/{element}/click", {})
 
+    def click_at(self, selector: str, x: float, y: float) -> None:
+        """Click a place of an element, in parts of its width and height."""
+        left, top, width, height = self.run(
+            "const box = document.querySelector(arguments[0]).getBoundingClientRect();"
+            "return [box.x, box.y, box.width, box.height];",
+            selector,
+        )
+        move = {"type": "pointerMove", "x": round(left + width * x), "y": round(top + height * y), "duration": 0}
+        press = [{"type": kind, "button": 0} for kind in ("pointerDown", "pointerUp")]
+        pointer = {"type": "pointer", "id": "mouse", "parameters": {"pointerType": "mouse"}, "actions": [move, *press]}
+        self._of("POST", "/actions", {"actions": [pointer]})
+
     def type(self, selector: str, text: str) -> None:
         """Type into an element."""
         (element,) = self._of("POST", "/element", {"using": "css selector", "value": selector}).values()
@@ -81,13 +99,32 @@ class Browser:
         self._of("DELETE", "")
 
 
+def programs() -> tuple[str | None, str | None]:
+    """The browser and its driver, as far as they are here."""
+    names = ("chromium", "chromium-browser", "google-chrome")
+    return next(filter(None, map(shutil.which, names)), None), shutil.which("chromedriver")
+
+
+def found_or_installed() -> tuple[str, str]:
+    """The browser and its driver, installed where that is wanted; the test is skipped where there are none."""
+    why = "BATCH_ESTIMATOR_APT=1 installs them"
+    if None in programs() and os.environ.get("BATCH_ESTIMATOR_APT") == "1":
+        why = "installing them needs root and apt-get"
+        if os.geteuid() == 0 and shutil.which("apt-get"):
+            environment = os.environ | {"DEBIAN_FRONTEND": "noninteractive"}
+            for command in (["update"], ["install", "-y", "--no-install-recommends", *PACKAGES]):
+                done = subprocess.run(["apt-get", *command], capture_output=True, text=True, env=environment)
+            why = f"apt-get could not install them: {done.stderr.strip()[-200:]}"
+    binary, driver = programs()
+    if binary is None or driver is None:
+        pytest.skip(f"no chromium and chromedriver here ({', '.join(PACKAGES)}): {why}")
+    return binary, driver
+
+
 @contextmanager
 def chromium(folder: Path, size: str = "1280,1600", *more: str) -> Iterator[Browser]:
     """A Chromium without a screen; the test is skipped where there is none."""
-    binary = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-    driver = shutil.which("chromedriver")
-    if binary is None or driver is None:
-        pytest.skip("no chromium and chromedriver here (Debian: apt install chromium chromium-driver)")
+    binary, driver = found_or_installed()
     log = folder / "chromedriver.log"
     with log.open("wb") as out:
         process = subprocess.Popen([driver, "--port=0"], stdout=out, stderr=out)

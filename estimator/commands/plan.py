@@ -119,6 +119,7 @@ def check_extras(plots: str | None) -> None:
     from estimator.plan.failures import needed
 
     needed("jinja2", "plan", "the report")
+    needed("plotly", "plan", "the report")
     if plots is not None:
         needed("matplotlib", "plots", "--plots")
 

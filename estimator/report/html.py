@@ -1,5 +1,7 @@
 """A plan, or one estimate, as a single HTML file that opens from disk: styles, scripts and figures are inside it.
 
+The figures are drawn by plotly.js, which is in the file too, as the package `plotly` brings it.
+
 What comes from the user's program (names, errors) is escaped wherever it stands: in the markup by jinja2, in the
 figures' JSON here; the scripts set it as text only. A Content-Security-Policy names the scripts by their hashes, so
 that even text which slipped through would not run, and nothing is fetched from anywhere.
@@ -28,21 +30,23 @@ def report_html(document: Mapping[str, Any]) -> str:
     """The page of a plan, from the document that `estimator.plan.tables.document_of` makes.
 
     Raises:
-        UsageError: jinja2 is not installed.
+        UsageError: jinja2 or plotly is not installed.
     """
     try:
         from jinja2 import Environment, FileSystemLoader, StrictUndefined
         from markupsafe import Markup
-    except ImportError:
+        from plotly.offline import get_plotlyjs
+    except ImportError as error:
         raise UsageError(
-            "an HTML report needs jinja2, which is not installed", hint="pip install 'batch-estimator[plan]'"
+            "an HTML report needs jinja2 and plotly", got=str(error), hint="pip install 'batch-estimator[plan]'"
         ) from None
 
     environment = Environment(
         loader=FileSystemLoader(_HERE / "templates"), autoescape=True, undefined=StrictUndefined, trim_blocks=True,
         lstrip_blocks=True,
     )  # fmt: skip
-    scripts = [path.read_text(encoding="utf-8") for path in _SCRIPTS]
+    scripts = [_with_browsers_line_ends(get_plotlyjs())]
+    scripts += [_with_browsers_line_ends(path.read_text(encoding="utf-8")) for path in _SCRIPTS]
     return environment.get_template("report.html.j2").render(
         page=page_of(document),
         policy=_policy(scripts),
@@ -56,7 +60,7 @@ def estimate_html(estimate: Estimate) -> str:
     """The page of one estimate.
 
     Raises:
-        UsageError: jinja2 is not installed.
+        UsageError: jinja2 or plotly is not installed.
     """
     return report_html(estimate_document(estimate))
 
@@ -102,6 +106,14 @@ def json_for_html(value: Any) -> str:
     for mark in "<>&\u2028\u2029":
         text = text.replace(mark, f"\\u{ord(mark):04x}")
     return text
+
+
+def _with_browsers_line_ends(script: str) -> str:
+    """A script as a browser sees it in a page: the policy's hashes are of that.
+
+    Source: HTML standard, "Preprocessing the input stream".
+    """
+    return script.replace("\r\n", "\n").replace("\r", "\n")
 
 
 def _policy(scripts: list[str]) -> str:

@@ -3,6 +3,7 @@
 (() => {
   const cells = DATA.cells;
   const drawn = cells.filter(cell => cell.curve), unique = values => [...new Set(values)];
+  const MOST_ROWS = 60; // of the heatmap, until all are asked for
   let current = drawn.find(cell => cell.fits) || drawn[0] || null;
 
   function fill(select, values, chosen, text) {
@@ -58,12 +59,11 @@
       fill(place("choose-settings"), unique(mine.map(other => other.settings)), cell.settings, text => text || "as the job says");
       fill(place("choose-device"), unique(same.map(other => other.device)), cell.device, name => DATA.devices[name].title);
     }
-    verdict(cell); lines(cell); facts(cell); figures();
-    for (const button of document.querySelectorAll(".heat button")) button.setAttribute("aria-pressed", Number(button.dataset.index) === cell.index);
+    verdict(cell); lines(cell); facts(cell);
+    return figures();
   }
   function figures() {
-    hide();
-    drawCurve(current); drawTimeline(current); drawModules(current);
+    return Promise.all([place("heatmap") && drawHeatmap(place("heatmap-settings").value, current), ...(current ? [drawCurve, drawTimeline, drawModules].map(figure => figure(current)) : [])]);
   }
   function choose(index) {
     const cell = cells[Number(index)];
@@ -79,15 +79,12 @@
   }
 
   function heatmap() {
-    if (!place("heatmap")) return;
     const all = unique(cells.map(cell => cell.settings)), select = place("heatmap-settings");
-    if (!select.options.length) {
-      const rows = unique(cells.map(cell => `${cell.job}\n${cell.settings}`)).length;
-      fill(select, ["", ...all.filter(Boolean)], rows > 40 && all.length > 1 ? all[0] : "", text => text || "all");
-      place("heatmap-choice").hidden = all.length < 2;
-      select.addEventListener("change", () => { drawHeatmap(select.value, choose); if (current) show(current); });
-    }
-    drawHeatmap(select.value, choose);
+    const rows = unique(cells.map(cell => JSON.stringify([cell.job, cell.settings]))).length;
+    fill(select, ["", ...all.filter(Boolean)], rows > MOST_ROWS && all.length > 1 ? all[0] : "", text => text || "all");
+    place("heatmap-choice").hidden = all.length < 2;
+    select.addEventListener("change", figures);
+    return drawHeatmap(select.value, current).then(box => box.on("plotly_click", event => choose(event.points[0].customdata)));
   }
 
   function table() {
@@ -131,14 +128,8 @@
 
   for (const id of ["choose-job", "choose-settings", "choose-device"]) if (place(id)) place(id).addEventListener("change", pick);
   if (place("table")) table();
-  heatmap();
-  if (current) {
-    show(current);
-    let width = place("details").clientWidth;
-    new ResizeObserver(() => {
-      if (place("details").clientWidth !== width) figures();
-      width = place("details").clientWidth;
-    }).observe(place("details"));
-  }
-  document.documentElement.setAttribute("data-drawn", "yes");
+  Promise.resolve(place("heatmap") && heatmap()).then(() => current && show(current)).then(() => {
+    matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => current && show(current));
+    document.documentElement.setAttribute("data-drawn", "yes");
+  });
 })();
