@@ -11,7 +11,7 @@ from estimator.evaluate import Evaluator
 from estimator.job import TrainingJob
 from estimator.ledger import Category
 from estimator.result import BatchEstimate, Counts, Estimate, ModuleBytes, Warning
-from estimator.solve import Solution
+from estimator.solve import Solution, guessed, last_that_fits
 from estimator.units import format_bytes
 
 _SETTINGS = (
@@ -93,11 +93,12 @@ def _without_retries(evaluator: Evaluator, largest: int) -> int:
     """The largest batch up to `largest` at which the allocator never has to give segments back."""
     if largest == 0 or evaluator.fits_without_retries(largest):
         return largest
-    low, high = 0, largest
-    while high - low > 1:
-        middle = (low + high) // 2
-        low, high = (middle, high) if evaluator.fits_without_retries(middle) else (low, middle)
-    return low
+    guess, step = guessed(
+        lambda n: int(evaluator.unlimited(n, "high").peak_reserved_bytes),
+        evaluator.limit_bytes("high"),
+        max(1, largest // 4),
+    )
+    return last_that_fits(lambda n: n < largest and evaluator.fits_without_retries(n), guess, step)[0]
 
 
 def _limit(solution: Solution, following: BatchEstimate | None, best: BatchEstimate) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -99,6 +100,10 @@ class Evaluator:
         a batch may run with the largest workspaces that does not with the likely ones.
         """
         return self._failing_end(n) is None if which == "high" else self._fits_at(n, which)
+
+    def may_fit(self, n: int, which: str = "high") -> bool:
+        """Whether it runs at that end of the interval, whatever it does at the others; `fits` needs this too."""
+        return self._fits_at(n, which)
 
     def _failing_end(self, n: int) -> str | None:
         """The first end of the interval, from the high one on, at which it runs out; None where it runs at each."""
@@ -239,20 +244,20 @@ class Evaluator:
 
 def _needed_bytes(ledger: Ledger) -> int:
     """Peak of the requested bytes that the program cannot do without: all but allocations whose failure it survives."""
-    live = peak = 0
     left_out: set[int] = set()
-    for index, event in enumerate(ledger.events):
-        if event.is_alloc and index in ledger.may_fail:
-            left_out.add(event.block)
-        elif event.block not in left_out:
-            live += event.size_bytes if event.is_alloc else -event.size_bytes
-            peak = max(peak, live)
-    return peak
+    if ledger.may_fail:
+        requests = enumerate(ledger.requests(0, len(ledger.events)))
+        left_out = {block for index, (is_alloc, block, _) in requests if is_alloc and index in ledger.may_fail}
+    changes = (
+        (size if is_alloc else -size) if block not in left_out else 0
+        for is_alloc, block, size in ledger.requests(0, len(ledger.events))
+    )
+    return max(itertools.accumulate(changes), default=0)
 
 
 def _live_at(ledger: Ledger, index: int) -> dict[Category, int]:
     """Requested bytes by category after event `index`."""
     live: dict[Category, int] = {}
-    for e in ledger.events[: index + 1]:
-        live[e.category] = live.get(e.category, 0) + (e.size_bytes if e.is_alloc else -e.size_bytes)
+    for is_alloc, _, size_bytes, category, _ in ledger.events[: index + 1]:
+        live[category] = live.get(category, 0) + (size_bytes if is_alloc else -size_bytes)
     return live

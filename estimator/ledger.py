@@ -5,10 +5,11 @@ A ledger is what a `MemoryModel` gives at one batch size and what an allocator r
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import NamedTuple
+from operator import itemgetter
+from typing import NamedTuple, overload
 
 
 class Category(str, Enum):
@@ -39,6 +40,45 @@ class Event(NamedTuple):
     op: int = -1
 
 
+class EventTable(Sequence[Event]):
+    """Events by columns: which are allocations, blocks, sizes, categories, ops.
+
+    It takes no time to make, as a replay reads its columns; an `Event` is made where one is asked for.
+    """
+
+    __slots__ = ("columns",)
+
+    def __init__(
+        self,
+        is_alloc: Sequence[bool],
+        block: Sequence[int],
+        size_bytes: Sequence[int],
+        category: Sequence[Category],
+        op: Sequence[int],
+    ) -> None:
+        self.columns = (is_alloc, block, size_bytes, category, op)
+
+    def __len__(self) -> int:
+        return len(self.columns[0])
+
+    @overload
+    def __getitem__(self, index: int) -> Event: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[Event]: ...
+    def __getitem__(self, index: int | slice) -> Event | list[Event]:
+        if isinstance(index, slice):
+            return list(map(Event._make, zip(*(column[index] for column in self.columns), strict=True)))
+        return Event._make(column[index] for column in self.columns)
+
+    def __eq__(self, other: object) -> bool:
+        return list(self) == list(other) if isinstance(other, (EventTable, list)) else NotImplemented
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def __iter__(self) -> Iterator[Event]:
+        return map(Event._make, zip(*self.columns, strict=True))
+
+
 @dataclass(slots=True)
 class Ledger:
     """Ordered events and where the phases of the program begin.
@@ -47,10 +87,16 @@ class Ledger:
     `optimizer`, `step0.batch`, `step0.forward`, `step0.backward`, `step0.optimizer`.
     """
 
-    events: list[Event] = field(default_factory=list)
+    events: Sequence[Event] = field(default_factory=list)
     phases: list[tuple[str, int]] = field(default_factory=list)
     may_fail: set[int] = field(default_factory=set)
     """Indices of allocations whose failure the program survives: a library then takes a way that needs less."""
+
+    def requests(self, start: int, stop: int) -> Iterable[tuple[bool, int, int]]:
+        """What an allocator sees of the events from `start` to before `stop`: is_alloc, block, size_bytes."""
+        if isinstance(self.events, EventTable):
+            return zip(*(column[start:stop] for column in self.events.columns[:3]), strict=True)  # type: ignore[return-value]
+        return map(itemgetter(0, 1, 2), self.events[start:stop])
 
     def phase_of(self, index: int) -> str:
         """Name of the phase that holds event `index`."""

@@ -152,8 +152,13 @@ class _Run:
         def has_scratch(op: Op) -> bool:
             return scratch.has_rule(op.name, self.target)
 
+        key = (self.target.device.kind, *map(id, graphs))
+        known = self.traces.models.get(key)
         with self.clock.stage("fit"):
-            return fit(graphs, scratch_of, has_scratch, TOTAL_STEPS, self._result_order)
+            if known is not None:
+                return known.on_device(scratch_of)
+            self.traces.models[key] = fit(graphs, scratch_of, has_scratch, TOTAL_STEPS, self._result_order)
+        return self.traces.models[key]
 
     def _result_order(self, op: Op) -> tuple[int, ...] | None:
         from estimator.scratch.order import result_order
@@ -179,12 +184,15 @@ class _Run:
     def solve(self, evaluator: Evaluator, which: str) -> Solution:
         found = self._solved.get(which)
         if found is None:
+            # One end of the interval is near the other: the search begins there.
+            near = max((solution.largest // 2 for solution in self._solved.values()), default=1)
             with self.clock.stage("solve"):
                 found = self._solved[which] = largest_batch(
                     lambda n: evaluator.fits(n, which),
                     lambda n: evaluator.unlimited(n, which).peak_reserved_bytes,
                     evaluator.limit_bytes(which),
-                    evaluator.model.calibration_sizes[0],
+                    max(near, evaluator.model.calibration_sizes[0]),
+                    lambda n: evaluator.may_fit(n, which),
                 )
         return found
 
@@ -209,7 +217,7 @@ class _Run:
         from estimator.assemble import assemble
 
         with self._fvcore() as fvcore:
-            graphs = self.calibrate()
+            graphs = (None if self.real_run else self.traces.bent(self.target)) or self.calibrate()
             evaluator, solution = self.verified(graphs)
             answer = assemble(
                 self.job,
@@ -274,7 +282,10 @@ class _Run:
 
     def verified(self, graphs: list[StepGraph]) -> tuple[Evaluator, Solution]:
         """Solve, trace again at the solved batch, and refit until the model and the trace agree there."""
-        evaluator = self.evaluator(self.fitted(graphs))
+        model = self.fitted(graphs)
+        if len(graphs) == 3:
+            self._warn_of_bends(model)
+        evaluator = self.evaluator(model)
         solution = self.solve(evaluator, "high")
         for _ in range(ROUNDS):
             n = max(1, solution.largest)
@@ -308,13 +319,8 @@ class _Run:
         """Choose the traces of the next model: a parabola where sizes bend, a local line where the program changes."""
         seen = self.trace(n)[0]
         if residual(model, seen) is not None and len(graphs) == 2:
-            model = self.fitted([*graphs, seen])
-            bent = [c for c in model.curves if c.degree == 2]
-            self._warn(
-                "not-linear",
-                f"{len(bent)} storages do not grow linearly with the batch (batch-by-batch tensors?); fitted with "
-                f"a square term through batch sizes {model.calibration_sizes}",
-            )
+            self._warn_of_bends(self.fitted([*graphs, seen]))
+            self.traces.keep_bent(self.target, [*graphs, seen])
             return [*graphs, seen]
         seen, other = self.trace(n, n + 1 if n < 4 else n - max(1, n // 64), steps=(LONG_STEPS, LONG_STEPS))
         pair = sorted([seen, other], key=lambda g: g.batch_size)
@@ -326,6 +332,14 @@ class _Run:
             f"batch {n} only",
         )
         return pair
+
+    def _warn_of_bends(self, model: MemoryModel) -> None:
+        bent = [c for c in model.curves if c.degree == 2]
+        self._warn(
+            "not-linear",
+            f"{len(bent)} storages do not grow linearly with the batch (batch-by-batch tensors?); fitted with "
+            f"a square term through batch sizes {model.calibration_sizes}",
+        )
 
     def _warn(self, code: str, message: str) -> None:
         self.warnings.append(Warning(code=code, message=message))

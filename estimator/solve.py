@@ -9,6 +9,10 @@ MOST = 1 << 24
 """Batch size at which the search ends: memory does not limit the job."""
 NEIGHBOURS_BELOW = 4
 """Batch sizes below the answer that must fit too."""
+SEGMENT_BYTES = 2 << 20
+"""What large segments are rounded to. Source: c10/core/AllocatorConfig.h, `kRoundLarge` (torch 2.11)."""
+_FURTHER = 64
+_ROUNDS = 2
 NEIGHBOURS = 2
 """Batch sizes beyond the first failing one that are looked at, as fragmentation is not monotone in the batch."""
 
@@ -24,13 +28,18 @@ class Solution:
 
 
 def largest_batch(
-    fits: Callable[[int], bool], need_bytes: Callable[[int], int], limit_bytes: int, start: int
+    fits: Callable[[int], bool],
+    need_bytes: Callable[[int], int],
+    limit_bytes: int,
+    start: int,
+    may_fit: Callable[[int], bool] | None = None,
 ) -> Solution:
     """Find the largest batch size that fits and whose successor does not.
 
     `need_bytes` is about linear in the batch size (the reserved peak without a limit) and steers the search;
     `fits` decides. A size that fits above one that fails is no answer: it hangs on luck in the order of blocks, and who
-    then takes a few samples less runs out. So the `NEIGHBOURS_BELOW` sizes below the answer fit too.
+    then takes a few samples less runs out. So the `NEIGHBOURS_BELOW` sizes below the answer fit too. `may_fit` is a
+    part of `fits` that says no sooner: the search goes by it as far as it leads.
     """
     tried: dict[int, bool] = {}
 
@@ -39,28 +48,40 @@ def largest_batch(
             tried[n] = fits(n)
         return tried[n]
 
-    guess = _guess(need_bytes, limit_bytes, start)
-    step = max(1, guess // 50)
-    if check(guess):
-        low, high = guess, guess + step
-        while high <= MOST and check(high):
-            step *= 2
-            low, high = high, high + step
-        if high > MOST:
-            return Solution(low, tried, unlimited=True)
-    else:
-        low, high = max(0, guess - step), guess
-        while low and not check(low):
-            step *= 2
-            low, high = max(0, low - step), low
-    while high - low > 1:
-        middle = (low + high) // 2
-        low, high = (middle, high) if check(middle) else (low, middle)
+    guess, step = guessed(need_bytes, limit_bytes, start)
+    if may_fit is not None:
+        guess, step = last_that_fits(may_fit, guess, step)[0], 1
+    low, high = last_that_fits(check, guess, step)
+    if high > MOST:
+        return Solution(low, tried, unlimited=True)
     beyond = tuple(n for n in range(high + 1, high + 1 + NEIGHBOURS) if check(n))
     largest = _with_neighbours_below(check, low)
     if largest < low:
         beyond = (low, *beyond)
     return Solution(largest, tried, beyond)
+
+
+def last_that_fits(fits: Callable[[int], bool], guess: int, step: int) -> tuple[int, int]:
+    """A size that fits and a larger one, the next, that does not; sought from a guess in steps that grow.
+
+    (0, 1) where nothing fits; the second is above `MOST` where all does.
+    """
+    if guess == 0 or fits(guess):
+        low, high = guess, guess + step
+        while high <= MOST and fits(high):
+            step *= 2
+            low, high = high, high + step
+        if high > MOST:
+            return low, high
+    else:
+        low, high = max(0, guess - step), guess
+        while low and not fits(low):
+            step *= 2
+            low, high = max(0, low - step), low
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (middle, high) if fits(middle) else (low, middle)
+    return low, high
 
 
 def _with_neighbours_below(check: Callable[[int], bool], low: int) -> int:
@@ -77,21 +98,29 @@ def _with_neighbours_below(check: Callable[[int], bool], low: int) -> int:
     return low
 
 
-def _guess(need_bytes: Callable[[int], int], limit_bytes: int, start: int) -> int:
-    """Where the line through two sizes meets the limit, refined once at the place it points to."""
+def guessed(need_bytes: Callable[[int], int], limit_bytes: int, start: int) -> tuple[int, int]:
+    """Where the line through two sizes meets the limit, drawn anew through the place it points to; and how near.
+
+    How near is in samples: as many as a segment holds, since the peak grows by whole segments.
+    """
     x0, x1 = start, 2 * start
     y0, y1 = need_bytes(x0), need_bytes(x1)
-    for _ in range(2):
+    while y1 <= y0 and x1 < MOST:  # the segments of the smaller size hold the larger too
+        x1 = min(MOST, x1 * _FURTHER)
+        y1 = need_bytes(x1)
+    for _ in range(_ROUNDS):
         if y1 <= y0:
-            return min(MOST, max(1, x1 * 64))
-        meets = x0 + (limit_bytes - y0) * (x1 - x0) // (y1 - y0)
-        meets = min(max(1, meets), MOST)
-        if meets in (x0, x1) or (meets > 64 * x1 and limit_bytes < y0):
+            break
+        meets = _meeting(x0, y0, x1, y1, limit_bytes)
+        if meets in (x0, x1) or (meets > _FURTHER * x1 and limit_bytes < y0):
             break
         x0, y0, x1, y1 = x1, y1, meets, need_bytes(meets)
         if x0 > x1:
             x0, y0, x1, y1 = x1, y1, x0, y0
-    else:
-        if y1 > y0:
-            meets = min(max(1, x0 + (limit_bytes - y0) * (x1 - x0) // (y1 - y0)), MOST)
-    return meets
+    if y1 <= y0:
+        return min(MOST, x1), 1
+    return _meeting(x0, y0, x1, y1, limit_bytes), max(1, SEGMENT_BYTES * (x1 - x0) // (y1 - y0))
+
+
+def _meeting(x0: int, y0: int, x1: int, y1: int, limit_bytes: int) -> int:
+    return min(max(1, x0 + (limit_bytes - y0) * (x1 - x0) // (y1 - y0)), MOST)

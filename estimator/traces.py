@@ -14,6 +14,7 @@ from estimator.heap import heap_set_aside
 from estimator.job import TrainingJob
 
 if TYPE_CHECKING:
+    from estimator.fit import MemoryModel
     from estimator.graph import StepGraph
 
 TIME_LIMIT_SECONDS = 600.0
@@ -59,6 +60,9 @@ class Traces:
         self.job, self.larger_vouches = job, larger_vouches
         self._isolate, self._limit = isolate, time_limit_seconds
         self._kept: list[tuple[Target, int, bool, StepGraph]] = []
+        self.models: dict[tuple[Any, ...], MemoryModel] = {}
+        """By kind of device and the identities of the traces that they were fitted to, all of which are kept here."""
+        self._bent: list[tuple[Target, list[StepGraph]]] = []
         self._failed: list[tuple[Target, tuple[Any, ...], EstimatorError]] = []
 
     @property
@@ -117,6 +121,14 @@ class Traces:
             if graph.batch_size >= size and count == steps and not real and holds(graph, made_for, target)
         ]
         return min(held, key=lambda graph: graph.batch_size, default=None) if self.larger_vouches else None
+
+    def keep_bent(self, target: Target, graphs: Sequence[StepGraph]) -> None:
+        """Keep three traces through which a square term had to be fitted: on the next device the fit begins there."""
+        self._bent.append((target, list(graphs)))
+
+    def bent(self, target: Target) -> list[StepGraph] | None:
+        """Such traces, where they hold on the target."""
+        return next((gs for made_for, gs in self._bent if all(holds(g, made_for, target) for g in gs)), None)
 
     def _find(self, target: Target, size: int, steps: int, real_run: bool) -> StepGraph | None:
         for made_for, count, real, graph in self._kept:

@@ -34,8 +34,7 @@ def replay_cpu(ledger: Ledger, limit_bytes: int | None = None, *, may_fail: Coll
     index, ooms = -1, 0
     for phase, start, stop in spans(ledger, 0, len(ledger.events)):
         of_phase = live
-        for index in range(start, stop):
-            is_alloc, name, size_bytes, _, _ = ledger.events[index]
+        for index, (is_alloc, name, size_bytes) in enumerate(ledger.requests(start, stop), start):
             if not is_alloc:
                 if name in failed:
                     failed.remove(name)

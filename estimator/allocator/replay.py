@@ -202,9 +202,8 @@ class Replayer:
         malloc, free, log = allocator.malloc, allocator.free, allocator.log
         peak, logged = self._at_peak.allocated_bytes, len(log)
         index = start - 1
-        events = ledger.events if start == 0 and stop == len(ledger.events) else ledger.events[start:stop]
-        pairs = zip(events, repeat(0) if streams is None else streams[start:stop], strict=False)
-        for index, ((is_alloc, name, size_bytes, _, _), stream) in enumerate(pairs, start):
+        pairs = zip(ledger.requests(start, stop), repeat(0) if streams is None else streams[start:stop], strict=False)
+        for index, ((is_alloc, name, size_bytes), stream) in enumerate(pairs, start):
             if is_alloc:
                 if size_bytes == 0:
                     continue

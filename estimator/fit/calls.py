@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
@@ -48,7 +49,15 @@ class Calls:
         self._numbers = {index: numbers[call.name] for index, call in self._calls.items()}
         self._distinct = list(distinct.values())
         self._evaluated: dict[int, list[list[Any]]] = {}
+        self._has_interval: dict[int, bool] = {}
         self._beyond: dict[tuple[Any, ...], list[Any]] = {}
+
+    def asking(self, scratch_of: ScratchOf) -> Calls:
+        """The same calls asked of the rules of another device."""
+        other = copy.copy(self)
+        other._scratch_of = scratch_of
+        other._evaluated, other._has_interval, other._beyond = {}, {}, {}
+        return other
 
     def number_of(self, index: int) -> int:
         """Which of the distinct calls op `index` is."""
@@ -87,9 +96,12 @@ class Calls:
 
     def has_interval(self, n: int) -> bool:
         """Whether any hidden allocation at batch size `n` is known only between bounds."""
-        return any(
-            s.low_bytes is not None or s.high_bytes is not None for records in self.all_at(n) for s in records
-        )
+        found = self._has_interval.get(n)
+        if found is None:
+            found = self._has_interval[n] = any(
+                s.low_bytes is not None or s.high_bytes is not None for records in self.all_at(n) for s in records
+            )
+        return found
 
 
 def _call(ops: Sequence[Op], others: Sequence[Op], index: int) -> _Call:

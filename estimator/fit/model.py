@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import itertools
 from collections.abc import Callable, Iterable, Sequence
 from fractions import Fraction
@@ -77,6 +78,12 @@ class MemoryModel:
         self._growths = {growth.ends_at: growth for growth in growths(first, self._plan)}
         scratched = [index for index, has in enumerate(self._scratched) if has]
         self._calls = Calls(self.ops, second.ops, (first.batch_size, second.batch_size), scratched, scratch_of)
+
+    def on_device(self, scratch_of: ScratchOf) -> MemoryModel:
+        """The same model with the scratch of another device of the same kind; what it has worked out serves both."""
+        other = copy.copy(self)
+        other._calls = self._calls.asking(scratch_of)
+        return other
 
     def _extend_curves(self, graph: StepGraph, count: int) -> None:
         """Let storages of a last step that only the first trace has follow those of the step before, birth by birth."""

@@ -23,30 +23,32 @@ class Repeats:
 
         What follows the steps (`tail_of`) moves behind them, and then one more step is told: training goes on.
         """
+        events = ledger.events
+        assert isinstance(events, list)  # it is being written
         phases = [(name, start) for name, start in ledger.phases if name.split(".")[0] == self.last]
         if not phases or not self.before:
             return
         first = next(start for name, start in ledger.phases if name.split(".")[0] == self.before)
-        begin, end = phases[0][1], tail_of(ledger.phases, len(ledger.events))
-        tail, survivable = ledger.events[end:], sorted(ledger.may_fail)
+        begin, end = phases[0][1], tail_of(ledger.phases, len(events))
+        tail, survivable = events[end:], sorted(ledger.may_fail)
         tail_phases = [(name, start) for name, start in ledger.phases if start >= end and not _is_step(name)]
         ledger.phases = [entry for entry in ledger.phases if entry not in tail_phases]
-        del ledger.events[end:]
+        del events[end:]
         ledger.may_fail -= {index for index in survivable if index >= end}
-        older = [e.block for e in ledger.events[first:begin] if e.is_alloc and not _kept(e)]
-        newer = [e.block for e in ledger.events[begin:end] if e.is_alloc]
-        step = ledger.events[begin:end]
+        older = [e.block for e in events[first:begin] if e.is_alloc and not _kept(e)]
+        newer = [e.block for e in events[begin:end] if e.is_alloc]
+        step = events[begin:end]
         in_step = [index - begin for index in survivable if begin <= index < end]
-        next_block = 1 + max(e.block for e in (*ledger.events, *tail) if e.is_alloc)
+        next_block = 1 + max(e.block for e in (*events, *tail) if e.is_alloc)
         number = int(self.last.removeprefix("step"))
         final: dict[int, int] = {}
         for again in range(1, self.count + bool(tail_phases) + 1):
             if again == self.count + 1:
-                offset = len(ledger.events) - end
+                offset = len(events) - end
                 ledger.phases.extend((name, start + offset) for name, start in tail_phases)
                 ledger.may_fail.update(index + offset for index in survivable if index >= end)
-                ledger.events.extend(_renamed(e, final) for e in tail)
-            start_of = len(ledger.events)
+                events.extend(_renamed(e, final) for e in tail)
+            start_of = len(events)
             ledger.phases.extend(
                 (f"step{number + again}.{name.split('.', 1)[1]}", start - begin + start_of) for name, start in phases
             )
@@ -55,7 +57,7 @@ class Repeats:
             renamed = dict(zip(older, newer, strict=True)) | dict(zip(newer, fresh, strict=True))
             written = [_renamed(e, renamed) for e in step]
             ledger.may_fail.update(index + start_of for index in in_step)
-            ledger.events.extend(written)
+            events.extend(written)
             final = {block: renamed[final.get(block, block)] for block in (final or newer)}
             older, newer, step = newer, fresh, written
 

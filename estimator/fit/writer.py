@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from estimator.fit.tokens import Growth
 from estimator.graph import StorageEvent
-from estimator.ledger import Category, Event, Ledger
+from estimator.ledger import Category, Event, EventTable, Ledger
 
 if TYPE_CHECKING:
     from estimator.fit.model import Hidden, MemoryModel
@@ -26,8 +26,9 @@ class Template:
 
     def filled(self, sizes: Sequence[int]) -> Ledger:
         """The ledger with these sizes, by their numbers."""
-        columns = (self._is_alloc, self._block, map(sizes.__getitem__, self._size), self._category, self._op)
-        return Ledger(list(map(Event._make, zip(*columns, strict=True))), list(self._phases), set(self._may_fail))
+        filled = list(map(sizes.__getitem__, self._size))
+        events = EventTable(self._is_alloc, self._block, filled, self._category, self._op)
+        return Ledger(events, list(self._phases), set(self._may_fail))
 
 
 class Writer:
@@ -48,7 +49,8 @@ class Writer:
         size_of: Sequence[int],
         hidden: Sequence[Sequence[tuple[Hidden, int]]],
     ) -> None:
-        self.ledger = Ledger()
+        self._events: list[Event] = []
+        self.ledger = Ledger(self._events)
         self._model, self._sizes, self._size_of, self._hidden = model, sizes, list(size_of), hidden
         self._next = len(size_of)
         self._keys: set[str] = set()
@@ -62,7 +64,7 @@ class Writer:
         if kind == "event":
             self._event(self._model.graph.events[index])
         elif kind == "phase":
-            self.ledger.phases.append((self._model.graph.phases[index][0], len(self.ledger.events)))
+            self.ledger.phases.append((self._model.graph.phases[index][0], len(self._events)))
         else:
             self._call(index, start)
 
@@ -72,7 +74,7 @@ class Writer:
         What a token leaves to the next dies there, as it did in the traced ones; what outlives that stays to the end.
         """
         sizes, size_of = self._sizes, self._size_of
-        self.ledger.phases.append((growth.phase, len(self.ledger.events)))
+        self.ledger.phases.append((growth.phase, len(self._events)))
         events = self._model.graph.events
         die = {events[index].storage for kind, index, _ in growth.plan if kind == "event" and not events[index].is_alloc}
         die |= {
@@ -106,7 +108,7 @@ class Writer:
 
     def _event(self, e: StorageEvent) -> None:
         number, block = self._size_of[e.storage], self._block_of.get(e.storage, e.storage)
-        category, events = self._model.categories[e.storage], self.ledger.events
+        category, events = self._model.categories[e.storage], self._events
         if self._sizes[number] > 0:
             events.append(Event(e.is_alloc, block, number, category, e.op))
         if not e.is_alloc:
@@ -144,10 +146,10 @@ class Writer:
                 if e.is_alloc:
                     live = self._release(live, index, done)
         for held in live:
-            self.ledger.events.append(Event(False, held.block, held.size, Category.TEMPORARY, index))
+            self._events.append(Event(False, held.block, held.size, Category.TEMPORARY, index))
 
     def _take(self, s: Hidden, number: int, index: int, live: list[_Held]) -> None:
-        events = self.ledger.events
+        events = self._events
         live[:] = [held._replace(behind=held.behind - 1) if held.behind > 0 else held for held in live]
         if self._sizes[number] <= 0 or (s.key is not None and s.key in self._keys):
             return
@@ -167,7 +169,7 @@ class Writer:
         ending = [held.behind == 0 if results is None else held.until == results for held in live]
         for held, ends in zip(live, ending, strict=True):
             if ends:
-                self.ledger.events.append(Event(False, held.block, held.size, Category.TEMPORARY, index))
+                self._events.append(Event(False, held.block, held.size, Category.TEMPORARY, index))
         return [held for held, ends in zip(live, ending, strict=True) if not ends]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import os
 import sys
 import threading
@@ -16,6 +17,8 @@ from estimator.errors import EstimatorError
 from estimator.plan.content import own_versions
 
 PARENT_POLL_SECONDS = 0.5
+COLLECTED_AFTER = 100_000
+"""New objects between two searches for garbage; the interpreter's own default is 700 to 2,000."""
 _watched: set[int | None] = set()
 _ONE_AT_A_TIME = threading.Lock()
 """A trace lays its decisions over the whole process; an engine may have threads."""
@@ -63,7 +66,7 @@ def solve(task: Task) -> list[Solved]:
         EstimatorError: this process runs other versions than the one that planned, or does not see the plan's folder.
     """
     _end_with(task.parent)
-    with _ONE_AT_A_TIME, _inside(task):
+    with _ONE_AT_A_TIME, _inside(task), _seldom_collected():
         if own_versions() != task.versions:
             raise EstimatorError(
                 "a worker runs other versions than this process", got=_versions(own_versions()),
@@ -115,6 +118,18 @@ def _end_with(parent: int | None) -> None:
         os._exit(1)
 
     threading.Thread(target=watch, name="parent", daemon=True).start()
+
+
+@contextlib.contextmanager
+def _seldom_collected() -> Iterator[None]:
+    """Look for garbage less often: traces are many objects that stay, and looking through them finds nothing."""
+    before = gc.get_threshold()
+    gc.set_threshold(COLLECTED_AFTER, *before[1:])
+    try:
+        yield
+    finally:
+        gc.set_threshold(*before)
+        gc.collect()
 
 
 @contextlib.contextmanager

@@ -73,7 +73,8 @@ def curve_of(estimate: Estimate) -> list[list[Any]]:
     Past the largest batch the bytes are those it would need.
     """
     largest = estimate.max_batch_size
-    sizes = {1, 2, *(largest * quarter // 4 for quarter in (1, 2, 3)), largest, largest + 1, largest * 5 // 4, 4}
+    sizes = {1, *(largest * quarter // 4 for quarter in (1, 2, 3)), largest, largest + 1, largest * 5 // 4}
+    sizes |= {2, 4} if largest < 2 else set()
     known: dict[int, BatchEstimate] = {estimate.best.batch_size: estimate.best}
     if estimate.next is not None:
         known[estimate.next.batch_size] = estimate.next
