@@ -110,6 +110,22 @@ def test_a_dask_cluster_that_loses_its_workers_is_not_waited_for(
     assert len(outcome.pending) == 12
 
 
+def test_a_ray_cluster_solves_a_plan_and_one_whose_worker_is_killed_is_an_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("ray", reason="ray is not installed")
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    text = TEXT.replace("1024, 2048, 4096, 8192", "4096") + '[[jobs]]\nname = "deadly"\njob = "net.py:deadly"\n'
+    plan = plan_of(tmp_path, text)
+    with (tmp_path / "net.py").open("a") as file:
+        file.write("\ndef deadly() -> TrainingJob:\n    import os\n    os.kill(os.getpid(), 9)\n")
+    outcome = run_plan(plan, tmp_path / "out", engine="ray://local")
+    assert outcome.failure is None
+    results = {cell.job: outcome.results[cell.key] for group in outcome.groups for cell in group.cells}
+    assert results["net"]["max_batch_size"] > 0
+    assert "was killed" in results["deadly"]["error"]["text"]
+
+
 def test_slurm_s_jobs_solve_tasks_and_one_that_is_killed_is_an_error(tmp_path: Path) -> None:
     """The same calls to submitit as for Slurm; its jobs are processes of this machine."""
     pytest.importorskip("submitit", reason="submitit is not installed")

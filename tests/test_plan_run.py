@@ -16,8 +16,10 @@ from typing import Any
 import pytest
 
 from estimator.errors import EstimatorError, UsageError
+from estimator.plan import cells as cells_module
 from estimator.plan import run as run_module
 from estimator.plan.config import Plan, read_plan
+from estimator.plan.content import own_versions
 from estimator.plan.engines import engine_of
 from estimator.plan.failures import EngineError
 from estimator.plan.run import Outcome, run_plan
@@ -106,6 +108,22 @@ def test_what_is_solved_is_not_solved_again(tmp_path: Path, engine: Engine) -> N
     more = run_plan(plan_of(tmp_path, TEXT.replace("8192]", "8192, 16384]")), tmp_path / "out")
     assert (more.found, more.solved) == (12, 3)
     assert len(set(engine.keys())) == len(engine.keys()) == 15
+
+
+@pytest.mark.pure
+@pytest.mark.parametrize("part", ["source", "torch", "python", "batch-estimator"])
+def test_after_a_change_of_versions_all_is_solved_again_and_what_was_is_kept(
+    tmp_path: Path, engine: Engine, monkeypatch: pytest.MonkeyPatch, part: str
+) -> None:
+    first = run_plan(plan_of(tmp_path), tmp_path / "out")
+    versions = {**own_versions(), part: "another"}
+    with monkeypatch.context() as patch:
+        patch.setattr(cells_module, "own_versions", lambda: versions)
+        changed = run_plan(plan_of(tmp_path), tmp_path / "out")
+        assert (changed.found, changed.solved) == (0, 12)
+        assert not set(changed.results) & set(first.results)
+    back = run_plan(plan_of(tmp_path), tmp_path / "out")
+    assert (back.found, back.solved, back.results) == (12, 0, first.results)
 
 
 @pytest.mark.pure
