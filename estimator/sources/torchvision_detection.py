@@ -74,7 +74,7 @@ def _sharing(model: nn.Module) -> Iterator[None]:
     wrapped: list[nn.Module] = []
     for module in model.modules():
         if isinstance(module, MultiScaleRoIAlign):
-            module.forward = _within(module.forward, functools.partial(_level, len(module.featmap_names)))
+            module.forward = _over_levels(module.forward, frozenset(module.featmap_names))
         elif isinstance(module, RoIHeads):
             sampler = module.fg_bg_sampler
             share = functools.partial(_objects, sampler.batch_size_per_image, sampler.positive_fraction)
@@ -94,6 +94,18 @@ def _within(forward: Callable[..., Any], share: Callable[[Tensor], float]) -> Ca
     def call(*args: Any, **kwargs: Any) -> Any:
         with EveryElement(share):
             return forward(*args, **kwargs)
+
+    return call
+
+
+def _over_levels(forward: Callable[..., Any], names: frozenset[str]) -> Callable[..., Any]:
+    """The pooling of boxes with each of the levels that there are given its share; a model may name more than it has."""
+
+    @functools.wraps(forward)
+    def call(features: dict[str, Tensor], *args: Any, **kwargs: Any) -> Any:
+        count = sum(name in names for name in features)
+        with EveryElement(functools.partial(_level, max(1, count))):
+            return forward(features, *args, **kwargs)
 
     return call
 
