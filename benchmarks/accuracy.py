@@ -1,6 +1,6 @@
 """Hold the estimator's answers against recorded truth.
 
-    python -m benchmarks.accuracy [--more | --truth FILE ... [--cases FILE]] [--only CASE ...] [--phases] [--check]
+    python -m benchmarks.accuracy [--more | --vision | --truth FILE ... [--cases FILE]] [--only CASE ...] [--phases] [--check]
                                   [--batch-search] [--json OUT] [--markdown OUT] [--jobs 2] [--timeout 600]
 
 For every case, batch and device of the truth: the signed error of the requested, allocated and reserved peaks, and of
@@ -29,6 +29,7 @@ from benchmarks.tables import largest_lines, markdown, phase_lines, row_lines, s
 HERE = Path(__file__).resolve().parent
 DEFAULT_TRUTH = (HERE / "truth" / "simulated_sm80.json", HERE / "truth" / "simulated_sm90.json")
 MORE_TRUTH = (HERE / "truth" / "simulated_more_sm80.json", HERE / "truth" / "simulated_more_sm90.json")
+VISION_TRUTH = tuple(HERE / "truth" / f"simulated_vision_sm{c}.json" for c in (80, 90, 75, 86, 89))
 
 
 def ask(truth: Path, case: str, cases: str | None, timeout: float) -> dict[str, Any]:
@@ -77,6 +78,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--truth", nargs="+", type=Path, default=list(DEFAULT_TRUTH))
     parser.add_argument("--more", action="store_true", help="the cases of more_cases.py and their truth")
+    parser.add_argument("--vision", action="store_true", help="the cases of vision_cases.py and their truth")
     parser.add_argument("--cases", help="file that defines CASES, where the truth is not of benchmarks/cases.py")
     parser.add_argument("--only", nargs="+", default=[], metavar="CASE")
     parser.add_argument("--phases", action="store_true", help="compare phase by phase too")
@@ -89,6 +91,8 @@ def main() -> int:
     options = parser.parse_args()
     if options.more:
         options.truth, options.cases = list(MORE_TRUTH), str(HERE / "more_cases.py")
+    if options.vision:
+        options.truth, options.cases = list(VISION_TRUTH), str(HERE / "vision_cases.py")
 
     truths = {path: json.loads(path.read_text()) for path in options.truth}
     known = {e["case"] for truth in truths.values() for e in truth["cases"]}

@@ -73,6 +73,19 @@ def test_an_answer_of_another_cudnn_or_without_all_engines_is_not_exact(stand_in
     assert cudnn_deviceless.ask_workspace(CALL, target()) == (1000, "modelled")
 
 
+def test_without_compiled_engines_grouped_halves_keep_the_interval_and_depthwise_weights_are_looked_up(
+    stand_in: Any,
+) -> None:
+    stand_in(compiled=False)
+    geometry = ((1, 1), (1, 1), (1, 1))
+    grouped = CudnnConv("weight", "float16", True, (4, 64, 9, 9), (64, 8, 3, 3), (4, 64, 9, 9), *geometry, 8)
+    depthwise = CudnnConv("weight", "float16", True, (4, 64, 9, 9), (64, 1, 3, 3), (4, 64, 9, 9), *geometry, 64)
+    assert cudnn_deviceless.ask_workspace(grouped, target()) == (1000, "assumed")
+    assert cudnn_deviceless.ask_workspace(depthwise, target()) is None
+    stand_in(compiled=True)
+    assert cudnn_deviceless.ask_workspace(depthwise, target()) == (1000, "exact")
+
+
 def test_an_answer_of_another_cudnn_keeps_the_interval_of_the_table(
     stand_in: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -131,8 +131,8 @@ def form_bytes(call: CudnnConv, form: Form) -> int:
     """Bytes of one form: the copies that an engine makes, and what its reduction needs besides.
 
     A reduction split in `count` parts keeps partial sums in float32: of the weight (`weights`) or of the result
-    (`outputs`) as often as that, or, where it works in tiles ("64x128": output channels by weights of one), all but
-    the last part's in whole tiles, and a counter a part and tile. `bytes` is a plain number.
+    (`outputs`) as often as that, or, where it works in tiles ("64x128": rows by columns of the product), all but the
+    last part's in whole tiles, and a counter a part and tile. `bytes` is a plain number.
     """
     base, (addend, count) = form
     bases = base_bytes(call)
@@ -143,9 +143,17 @@ def form_bytes(call: CudnnConv, form: Form) -> int:
         partial = math.prod(call.w) if addend == "weights" else math.prod(call.y if call.kind == "forward" else call.x)
         return copies + count * partial * 4 + 16
     height, width = (int(side) for side in addend.split("x"))
-    rows, columns = call.w[0] // call.groups, math.prod(call.w[1:])
+    rows, columns = product_extents(call)
     tile_count = call.groups * -(-rows // height) * -(-columns // width)
     return copies + (count - 1) * tile_count * height * width * 4 + 4 * count * tile_count + 175
+
+
+def product_extents(call: CudnnConv) -> tuple[int, int]:
+    """Rows and columns of the result of one group, seen as the matrix product that the convolution is."""
+    if call.kind == "weight":
+        return call.w[0] // call.groups, math.prod(call.w[1:])
+    result = call.y if call.kind == "forward" else call.x
+    return result[0] * math.prod(result[2:]), result[1] // call.groups
 
 
 def base_bytes(call: CudnnConv) -> dict[str, int]:

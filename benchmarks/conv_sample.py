@@ -1,0 +1,226 @@
+"""Ask cuDNN for the workspaces of many convolutions: the measurements from which `benchmarks.conv_fit` makes a table.
+
+    python -m benchmarks.conv_sample --capability 8.0 --count 400000 --seed 1 --out rows.jsonl.gz
+
+Needs cuDNN (`pip install batch-estimator[cudnn]`) and torchvision; timm's models take part where it is installed. The
+table wants the engines that are compiled when they are used, so libcuda.so.1 must be loadable; else it says so and ends.
+Half of the convolutions are layers of models, at random batch and image sizes, half are made up.
+"""
+
+from __future__ import annotations
+
+import argparse
+import functools
+import gzip
+import json
+import random
+import sys
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+from estimator.device import DeviceProfile, Target
+from estimator.scratch import conv_workspace, cudnn_deviceless, cudnn_worker
+from estimator.scratch.conv_call import CudnnConv, Ints, Kind
+
+MULTIPROCESSORS = {(7, 5): 40, (8, 0): 108, (8, 6): 82, (8, 9): 128, (9, 0): 132, (10, 0): 148, (12, 0): 170}
+"""T4, A100, RTX 3090, RTX 4090, H100, B200, RTX 5090. Source: profiles/."""
+MOST_BYTES = 6 << 30
+KINDS: tuple[Kind, ...] = ("forward", "data", "weight")
+CHANNELS = (16, 32, 64, 128, 256, 512, 1024, 48, 96, 192, 384, 768, 24, 40, 80, 160, 320, 640, 72, 144, 112, 224, 448, 8,
+            4, 3, 1, 12, 20, 36, 56, 100, 200, 300)  # fmt: skip
+KERNELS = ((3, 1, 1, 1),) * 8 + ((1, 1, 0, 1),) * 4 + ((3, 2, 1, 1), (4, 2, 1, 1)) * 2 + (
+    (1, 2, 0, 1), (2, 2, 0, 1), (5, 1, 2, 1), (5, 2, 2, 1), (7, 2, 3, 1), (7, 1, 3, 1), (7, 4, 3, 1), (4, 4, 0, 1),
+    (3, 1, 0, 1), (4, 1, 0, 1), (3, 1, 2, 2), (3, 1, 4, 4), (3, 1, 6, 6), (3, 1, 12, 12), (3, 1, 18, 18), (16, 16, 0, 1),
+    (8, 8, 0, 1), (9, 1, 4, 1),
+)  # fmt: skip
+"""Kernel, stride, padding and dilation, the usual ones more often."""
+SIDES = (4, 5, 6, 7, 8, 10, 12, 14, 16, 20, 24, 28, 32, 40, 48, 56, 60, 64, 72, 80, 96, 100, 112, 120, 128, 144, 160, 192,
+         224, 256, 299, 300, 320, 384, 512)  # fmt: skip
+LENGTHS = (50, 100, 128, 200, 256, 400, 500, 512, 1000, 1024, 1500, 2000, 3000, 4000, 4096, 8000, 8192, 16000)
+SCALES = tuple(side / 224 for side in (256, 256, 288, 299, 320, 384, 512, 192, 128, 96, 64))
+
+
+class Layer(NamedTuple):
+    """A convolution without its batch: channels and pixels of input and output, weight, geometry."""
+
+    x: Ints
+    w: Ints
+    y: Ints
+    stride: Ints
+    padding: Ints
+    dilation: Ints
+    groups: int
+
+    def at(self, batch: int, kind: Kind, dtype: str, nhwc: bool) -> CudnnConv:
+        return CudnnConv(kind, dtype, nhwc, (batch, *self.x), self.w, (batch, *self.y), *self[3:])
+
+
+def output(x: Ints, layer: Layer) -> Ints:
+    """Pixels that come out of `x` pixels."""
+    sizes = zip(x, layer.w[2:], layer.stride, layer.padding, layer.dilation, strict=True)
+    return tuple((n + 2 * p - d * (k - 1) - 1) // s + 1 for n, k, s, p, d in sizes)
+
+
+def made_up(rng: random.Random) -> Layer:
+    """A convolution of a network as people write them, of one, two or three dimensions."""
+    while True:
+        c, k = (rng.choice(CHANNELS[: rng.choice((7, 12, 20, len(CHANNELS)))]) for _ in range(2))
+        k = rng.choice((k, k, c, c, 2 * c))
+        kernel, stride, padding, dilation = rng.choice(KERNELS)
+        groups, draw = 1, rng.random()
+        if draw < 0.06:
+            groups = k = c
+        elif draw < 0.12:
+            groups = rng.choice((2, 4, 8, 16, 32))
+            c, k = (max(n // groups, 1) * groups for n in (c, k))
+        draw = rng.random()
+        if draw < 0.82:
+            side = rng.choice(SIDES)
+            pixels: Ints = (side, side if rng.random() < 0.85 else rng.choice((2 * side, side * 3 // 2, side // 2)))
+            shape = [(kernel, stride, padding, dilation)] * 2
+        elif draw < 0.91:
+            kernel, dilation = rng.choice((1, 2, 3, 3, 5, 7, 9, 11, 15)), rng.choice((1, 1, 1, 2, 4, 8, 16, 32, 64))
+            padding = rng.choice((0, dilation * (kernel - 1) // 2, dilation * (kernel - 1)))
+            pixels = (1, rng.choice(LENGTHS))
+            shape = [(1, 1, 0, 1), (kernel, rng.choice((1, 1, 1, 2)), padding, dilation)]
+        else:
+            side = rng.choice((7, 8, 14, 16, 28, 32, 56, 64, 112, 128))
+            pixels = (rng.choice((4, 8, 8, 16, 16, 32, 64)), side, side)
+            flat = kernel > 7 or rng.random() < 0.5
+            shape = [(1, 1, 0, 1) if flat else (kernel, stride, padding, dilation)]
+            shape += [(kernel, stride, padding, dilation)] * 2
+        kernels, strides, paddings, dilations = zip(*shape, strict=True)
+        layer = Layer((c, *pixels), (k, c // groups, *kernels), (), strides, paddings, dilations, groups)
+        pixels = output(pixels, layer)
+        if min(pixels) > 0:
+            return layer._replace(y=(k, *pixels))
+
+
+def scaled(layer: Layer, scale: float) -> Layer | None:
+    """The layer as it is in an image of another size; None where nothing is left."""
+    pixels = tuple(max(1, round(n * scale)) if n > 1 else n for n in layer.x[1:])
+    out = output(pixels, layer)
+    if min(out) < 1:
+        return None
+    return layer._replace(x=(layer.x[0], *pixels), y=(layer.y[0], *out))
+
+
+def layers_of_models() -> list[Layer]:
+    """The distinct convolutions of torchvision's models at 160 and 224 pixels, and of two timm models a family."""
+    import torch
+
+    from benchmarks.vision import models
+
+    library = models()
+    names = [n for n in library.list_models() if "quantized" not in n]
+
+    def torchvisions(name: str) -> Any:
+        try:
+            return library.get_model(name, weights=None, weights_backbone=None)  # the backbone's would be downloaded
+        except TypeError:
+            return library.get_model(name, weights=None)
+
+    makers: list[Callable[[], Any]] = [functools.partial(torchvisions, name) for name in names]
+    try:
+        import timm
+    except ModuleNotFoundError:
+        print("timm is not installed: torchvision's models only", file=sys.stderr)
+    else:
+        families: dict[str, list[str]] = {}
+        for name in timm.list_models():
+            families.setdefault(name.split("_")[0].rstrip("0123456789"), []).append(name)
+        makers += [functools.partial(timm.create_model, n) for names in families.values() for n in names[:2]]
+    found: dict[Layer, None] = {}
+    for make in makers:
+        for size in (224, 160):
+            try:
+                with torch.device("meta"), torch.no_grad():
+                    _record(make().eval(), torch.randn(1, 3, size, size), found)
+            except Exception as error:  # a model of other inputs, or one that reads values: any error may come
+                print(f"left out: {type(error).__name__}: {error}"[:120], file=sys.stderr)
+                break
+    return list(found)
+
+
+def _record(model: Any, image: Any, found: dict[Layer, None]) -> None:
+    """Run the model on shapes alone and add its convolutions to `found`."""
+    from torch import nn
+
+    def hook(module: Any, inputs: Any, out: Any) -> None:
+        x, y, spatial = tuple(inputs[0].shape), tuple(out.shape), inputs[0].dim() - 2
+        near, far = (y, x) if module.transposed else (x, y)
+        if isinstance(module.padding, str) or spatial < 2:
+            return
+        layer = Layer(near[1:], tuple(module.weight.shape), far[1:], module.stride, module.padding, module.dilation,
+                      module.groups)  # fmt: skip
+        if module.transposed or output(layer.x[1:], layer) == layer.y[1:]:
+            found[layer] = None
+
+    convolutions = [m for m in model.modules() if isinstance(m, nn.modules.conv._ConvNd)]
+    for module in convolutions:
+        module.register_forward_hook(hook)
+    model(image)
+
+
+def batch_size(rng: random.Random) -> int:
+    """Powers of two, small numbers, three times a power of two, and any."""
+    return rng.choices(
+        (1 << rng.randint(0, 8), rng.randint(1, 16), 3 << rng.randint(0, 6), int(2 ** rng.uniform(0, 8.6))),
+        (45, 15, 10, 30),
+    )[0]  # fmt: skip
+
+
+def draw(rng: random.Random, known: list[Layer], halves: tuple[str, ...]) -> Iterator[tuple[int, CudnnConv]]:
+    """Endlessly yield calls with the number of their layer; made-up layers are below zero."""
+    invented = [made_up(rng) for _ in range(40_000)]
+    while True:
+        number = rng.randrange(len(known)) if rng.random() < 0.55 else -1 - rng.randrange(len(invented))
+        layer: Layer | None = known[number] if number >= 0 else invented[-1 - number]
+        if number >= 0 and rng.random() < 0.5:
+            layer = scaled(known[number], rng.choice(SCALES))
+        if layer is None:
+            continue
+        batch = batch_size(rng) if len(layer.x) == 3 else max(1, batch_size(rng) // 8)
+        dtype, nhwc = rng.choice(("float32", *halves)), rng.random() < 0.4
+        for kind in KINDS:
+            call = layer.at(batch, kind, dtype, nhwc)
+            is_pytorchs = call.groups == call.x[1] > 1 and not nhwc and dtype != "float16"  # depthwise kernels
+            if not is_pytorchs and conv_workspace.tensor_bytes(call) <= MOST_BYTES:
+                yield number, call
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--capability", default="8.0")
+    parser.add_argument("--count", type=int, default=400_000)
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--out", required=True)
+    options = parser.parse_args()
+    major, minor = map(int, options.capability.split("."))
+    device = DeviceProfile(name="card", kind="cuda", total_bytes=80 << 30, compute_capability=(major, minor),
+                           multiprocessor_count=MULTIPROCESSORS[major, minor])  # fmt: skip
+    library = cudnn_deviceless.find_cudnn()
+    if library is None:
+        parser.error("no cuDNN is installed: pip install batch-estimator[cudnn]")
+    cudnn = cudnn_worker.Cudnn(library, cudnn_deviceless.find_preloads())
+    if not (cudnn.has_matmul and cudnn.has_compiled):
+        parser.error("cuBLASLt, NVRTC and libcuda.so.1 are wanted: without them some engines do not take part")
+    card = cudnn_worker.make_card(cudnn, cudnn_deviceless.describe_card(Target(device=device, torch_version="2.11.0")))
+    halves = ("bfloat16", "float16") if (major, minor) >= (8, 0) else ("float16",)
+    written = 0
+    with gzip.open(options.out, "wt") as file:
+        file.write(json.dumps({"capability": [major, minor], "cudnn": cudnn.version}) + "\n")
+        for number, call in draw(random.Random(options.seed), layers_of_models(), halves):
+            question = {name: getattr(call, name) for name in cudnn_deviceless.ASKED}
+            found = cudnn_worker.answer(cudnn, card, question | {"deterministic": False, "first": True})
+            if "workspace" in found:
+                row = [number, call.kind, call.dtype, call.nhwc, *(getattr(call, n) for n in Layer._fields)]
+                file.write(json.dumps([*row, found["workspace"]]) + "\n")
+                written += 1
+            if written >= options.count:
+                return 0
+    return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
