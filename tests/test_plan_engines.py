@@ -114,7 +114,7 @@ def test_a_ray_cluster_solves_a_plan_and_one_whose_worker_is_killed_is_an_error(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pytest.importorskip("ray", reason="ray is not installed")
-    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    monkeypatch.setenv("PYTHONPATH", str(ROOT), prepend=os.pathsep)
     text = TEXT.replace("1024, 2048, 4096, 8192", "4096") + '[[jobs]]\nname = "deadly"\njob = "net.py:deadly"\n'
     plan = plan_of(tmp_path, text)
     with (tmp_path / "net.py").open("a") as file:

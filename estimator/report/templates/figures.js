@@ -174,7 +174,7 @@ function drawHeatmap(settings, chosen) {
   const shapes = x < 0 || y < 0 ? [] : [{ type: "rect", x0: x - .5, x1: x + .5, y0: y - .5, y1: y + .5, line: { color: css("ink"), width: 2 } }];
   place("heatmap").style.minWidth = `${7 * letters + 62 * devices.length}px`;
   return draw("heatmap", traces, {
-    height: lines.length * 27 + 56, shapes, dragmode: false, margin: { l: 10, r: 6, t: 40, b: 6, pad: 4 },
+    height: lines.length * 27 + 74, shapes, dragmode: false, margin: { l: 10, r: 6, t: 62, b: 2, pad: 4 },
     xaxis: { side: "top", tickvals: [...devices.keys()], ticktext: devices.map(plain), showgrid: false, zeroline: false, fixedrange: true, range: [-.5, devices.length - .5] },
     yaxis: { tickvals: [...lines.keys()], ticktext: first.map(name), range: [lines.length - .5, -.5], showgrid: false, zeroline: false, fixedrange: true, tickfont: { color: css("ink") } },
   }, "largest-batch");
