@@ -12,7 +12,7 @@ from estimator.job import TrainingJob
 from estimator.ledger import Category
 from estimator.result import BatchEstimate, Counts, Estimate, ModuleBytes, Warning
 from estimator.solve import Solution, guessed, last_that_fits
-from estimator.units import format_bytes
+from estimator.units import MIB, format_bytes
 
 _SETTINGS = (
     "precision",
@@ -180,6 +180,25 @@ def _modules(evaluator: Evaluator, best: BatchEstimate) -> tuple[ModuleBytes, ..
     return tuple(ModuleBytes(module=module, **row) for module, row in table.items())
 
 
+def _heap_holes(evaluator: Evaluator, batch_size: int) -> Iterator[Warning]:
+    """That a CPU's C library keeps freed memory, which the answer does not count."""
+    from estimator.allocator.malloc import heap_holes, keeps_holes
+
+    if evaluator.device.kind != "cpu" or not keeps_holes():
+        return
+    holes = heap_holes(evaluator.ledger(batch_size), evaluator.unlimited(batch_size).peak_requested_bytes)
+    if holes >= MIB:
+        yield Warning(
+            code="heap-holes",
+            message=(
+                "not counted: tensors below 32 MiB come from the heap of the C library, which keeps what is freed "
+                f"between others. At batch {batch_size} that is {format_bytes(holes)} by its rules, and may be more in a "
+                "real process, whose other objects lie between; with MALLOC_MMAP_THRESHOLD_=131072 in the job's "
+                "environment each tensor's memory is given back"
+            ),
+        )
+
+
 def _all_warnings(evaluator: Evaluator, solution: Solution, given: list[Warning]) -> list[Warning]:
     out = list(given)
     model = evaluator.model
@@ -197,12 +216,14 @@ def _all_warnings(evaluator: Evaluator, solution: Solution, given: list[Warning]
                 ),
             )
         )
+    out += _heap_holes(evaluator, max(1, solution.largest))
     if evaluator.context_low != evaluator.context_high:
+        what = "the CUDA context" if evaluator.device.kind == "cuda" else "what the process has beside its tensors"
         out.append(
             Warning(
                 code="context-assumed",
                 message=(
-                    f"the CUDA context is taken as {format_bytes(evaluator.context)}, between "
+                    f"{what} is taken as {format_bytes(evaluator.context)}, between "
                     f"{format_bytes(evaluator.context_low)} and {format_bytes(evaluator.context_high)}: it cannot "
                     "be known from outside"
                 ),
