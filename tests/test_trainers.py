@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import random
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from torch.utils.data import DataLoader, Dataset
 import estimator
 from estimator.devices.process import own_rss_bytes
 from estimator.errors import JobError, UsageError
-from estimator.integrations.predicted import device_of_this_process, predicted, rng_untouched
+from estimator.integrations.predicted import device_of_this_process, predicted, rng_untouched, warn_of_others
 from estimator.sources.torchvision_import import torchvision_on_demand
 
 pytestmark = pytest.mark.torch
@@ -325,3 +326,34 @@ def test_nobody_has_the_attribute(lightning: Any, tmp_path: Path) -> None:
     module, data = module_and_data(lightning)
     with pytest.raises(UsageError, match="has micro_batch"):
         fit(lightning, tmp_path, [BatchSizeCallback(device=card(32 * MIB), attribute="micro_batch")], module, data)
+
+
+def test_a_loader_that_is_made_already(lightning: Any, tmp_path: Path) -> None:
+    """Its batch size cannot be set, and that is said; what it has is looked at."""
+    from estimator.integrations.lightning import BatchSizeCallback
+
+    module, data = module_and_data(lightning)
+    data.setup("fit")
+    data.hparams["batch_size"] = 200_000
+    module.batch_size = 4
+
+    def run(**how: Any) -> None:
+        trainer = lightning.Trainer(
+            max_steps=1, accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False,
+            enable_model_summary=False, callbacks=[BatchSizeCallback(device=card(32 * MIB), **how)],
+            default_root_dir=tmp_path,
+        )  # fmt: skip
+        trainer.fit(module, data.train_dataloader())
+
+    with pytest.raises(UsageError, match="made already"):
+        run()
+    with pytest.warns(RuntimeWarning, match="batch 200000 does not fit"):
+        run(apply=False)
+
+
+def test_several_processes_are_told_apart_from_one() -> None:
+    with pytest.warns(RuntimeWarning, match="4 train together"):
+        warn_of_others(4)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        warn_of_others(1)

@@ -17,7 +17,7 @@ import warnings
 from typing import TYPE_CHECKING, Any
 
 from estimator.errors import UsageError
-from estimator.integrations.predicted import predicted, told
+from estimator.integrations.predicted import predicted, told, warn_of_others
 
 if TYPE_CHECKING:
     from estimator.device import DeviceProfile
@@ -63,11 +63,12 @@ class BatchSizeCallback(Callback):  # type: ignore[misc]
         """Predict, before the loaders are made.
 
         Raises:
-            UsageError: nobody has the attribute that is to be set.
+            UsageError: nobody has the attribute that is to be set, or the loader is made already.
         """
         if stage != "fit" or self.estimate is not None:
             return
         owner = self._owner(trainer, pl_module)
+        warn_of_others(trainer.world_size)
         self.estimate = predicted(self._job(trainer, pl_module), self.device)
         answer = self.estimate
         if answer.max_batch_size == 0:
@@ -76,11 +77,18 @@ class BatchSizeCallback(Callback):  # type: ignore[misc]
             size = answer.max_batch_size if self.most is None else min(self.most, answer.max_batch_size)
             _set(owner, self.attribute, size)
         else:
-            size = _get(owner, self.attribute)
+            size = getattr(_given_loader(trainer), "batch_size", None) or _get(owner, self.attribute)
             if isinstance(size, int) and not answer.at(size).fits:
                 warnings.warn(told(answer, size), RuntimeWarning, stacklevel=2)
 
     def _owner(self, trainer: Any, module: Any) -> Any:
+        if self.apply and _given_loader(trainer) is not None:
+            raise UsageError(
+                "the loader is made already, so its batch size cannot be set", where="BatchSizeCallback",
+                got="trainer.fit(module, loader)",
+                allowed=f"a datamodule, or a module, whose train_dataloader reads {self.attribute}",
+                hint="or give apply=False to be told whether the loader's batch fits",
+            )  # fmt: skip
         data = getattr(trainer, "datamodule", None)
         owner = next((o for o in (data, module) if o is not None and _get(o, self.attribute) is not None), None)
         if owner is None and self.apply:
@@ -117,6 +125,14 @@ def _loader_of(trainer: Any) -> Any:
     data = getattr(trainer, "datamodule", None)
     if data is not None:
         return data.train_dataloader()
+    return _given_loader(trainer)
+
+
+def _given_loader(trainer: Any) -> Any:
+    """The loader that was handed to `trainer.fit`; None where a datamodule or the module makes it.
+
+    Source: lightning/pytorch/trainer/connectors/data_connector.py, _DataLoaderSource, 2.6.
+    """
     given = getattr(getattr(getattr(trainer, "fit_loop", None), "_data_source", None), "instance", None)
     return given if hasattr(given, "__iter__") else None
 

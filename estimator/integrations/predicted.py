@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -80,6 +81,17 @@ def _held_on_card(profile: DeviceProfile) -> int:
     if not torch.cuda.is_initialized():
         return 0
     return int(torch.cuda.memory_reserved()) + profile.context_bytes
+
+
+def warn_of_others(world_size: int) -> None:
+    """Say what the prediction leaves out where several processes train together."""
+    if world_size > 1:
+        warnings.warn(
+            f"the prediction is for one process by itself; {world_size} train together here, and what they exchange "
+            "(gradient buckets, gathered shards, NCCL's own memory) is not counted",
+            RuntimeWarning,
+            stacklevel=3,
+        )
 
 
 def told(answer: Estimate, batch_size: int) -> str:

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from transformers import TrainerCallback
 
 from estimator.errors import UsageError
-from estimator.integrations.predicted import predicted, told
+from estimator.integrations.predicted import predicted, told, warn_of_others
 
 if TYPE_CHECKING:
     from estimator.device import DeviceProfile
@@ -93,6 +93,7 @@ def job_of(args: Any, model: Any, batch: Any) -> TrainingJob:
     from estimator.job import TrainingJob
     from estimator.sources.files import options_of_arguments
 
+    warn_of_others(args.world_size)
     options = options_of_arguments(args.to_dict(), "TrainingArguments")
     given = options.given("precision", "optimizer", "accumulation_steps", "grad_clip", "grad_scaler")
     made = {"optimizer": "adamw"} | given
