@@ -53,12 +53,12 @@ def heap_holes(ledger: Ledger, peak_requested_bytes: int) -> int:
     """Bytes that stay resident beyond the tensors at the most, by glibc's rules."""
     malloc = Malloc()
     peak = 0
-    for event in ledger.events:
-        if event.is_alloc:
-            malloc.allocate(event.block, event.size_bytes)
+    for is_alloc, block, size_bytes in ledger.requests(0, len(ledger.events)):
+        if is_alloc:
+            malloc.allocate(block, size_bytes)
             peak = max(peak, malloc.resident_bytes)
         else:
-            malloc.free(event.block)
+            malloc.free(block)
     return max(0, peak - peak_requested_bytes)
 
 

@@ -14,7 +14,7 @@ from typing import Any
 from estimator.calibrate.records import Plan, Run
 from estimator.devices.nvml import Use, read_use
 from estimator.devices.process import forget_peak_rss, live_peak_bytes, own_rss_bytes, status_bytes
-from estimator.errors import EstimatorError
+from estimator.errors import DeviceError, EstimatorError
 
 
 def main() -> int:
@@ -80,6 +80,12 @@ def on_card(plan: Plan, uuid: str) -> Run:
     now = read_use(uuid, pid)
     stats = torch.cuda.memory_stats()
     context = _taken(before, now) - stats["reserved_bytes.all.current"]
+    if min(bare, context) <= 0:
+        raise DeviceError(
+            "the driver shows less memory for this process than its allocator holds", where=f"NVML, {uuid}",
+            got=f"a context of {bare} bytes at first and {context} after the steps",
+            hint="another process gave memory back meanwhile? calibrate on an idle card",
+        )  # fmt: skip
     workspace = _blas_workspace()
     del kept
     return Run(

@@ -90,7 +90,7 @@ def profile_text(calibration: Calibration, profile: DeviceProfile) -> str:
     record: dict[str, Any] = calibration.model_dump(
         mode="json", include={"job", "batch_size", "steps", "torch_version", "machine", "date", "notes"}
     )
-    record["compared"] = [line.model_dump() for line in calibration.compared]
+    record["compared"] = [line.model_dump(exclude_none=True) for line in calibration.compared]
     record["runs"] = [run.model_dump(exclude_none=True, exclude_defaults=True) for run in calibration.runs]
     text: str = tomli_w.dumps({**fields, "sources": sources, "calibration": record})
     return f"# Made by `batch-estimator calibrate`. Readable by --device FILE and --profiles.\n{text}"

@@ -73,6 +73,8 @@ class Compared(BaseModel):
 
     name: str
     predicted_bytes: int
+    high_bytes: int | None = None
+    """High end of the prediction, where it has one."""
     measured_bytes: int
     """The largest."""
     least_bytes: int

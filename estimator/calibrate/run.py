@@ -172,25 +172,30 @@ def _on_card(answer: Estimate, at: BatchEstimate, plan: Plan, runs: list[Run]) -
 
     device = answer.device
     bare = device.context_bytes if device.context_low_bytes is None else device.context_low_bytes
+    high = device.context_bytes if device.context_high_bytes is None else device.context_high_bytes
     workspace = workspace_bytes(Target(device=device, torch_version=answer.torch_version))
-    reserved = _peak(at, plan, "peak_reserved_bytes")
-    predictions = {
-        "total_bytes": ("memory that torch sees", device.total_bytes),
-        "bare_context_bytes": ("CUDA context, bare", bare),
-        "context_bytes": ("CUDA context after the steps", device.context_bytes),
-        "blas_workspace_bytes": ("cuBLAS workspace", workspace),
-        "requested_bytes": ("tensors, requested", _peak(at, plan, "peak_requested_bytes")),
-        "allocated_bytes": ("allocated", _peak(at, plan, "peak_allocated_bytes")),
-        "reserved_bytes": ("reserved", reserved),
-        "on_card_bytes": ("on the card", reserved + device.context_bytes),
+    reserved, most = _peak(at, plan, "peak_reserved_bytes"), at.device_interval.high_bytes
+    predictions: dict[str, tuple[str, int, int | None]] = {
+        "total_bytes": ("memory that torch sees", device.total_bytes, None),
+        "bare_context_bytes": ("CUDA context, bare", bare, high),
+        "context_bytes": ("CUDA context after the steps", device.context_bytes, high),
+        "blas_workspace_bytes": ("cuBLAS workspace", workspace, None),
+        "requested_bytes": ("tensors and workspaces, requested", _peak(at, plan, "peak_requested_bytes"), None),
+        "allocated_bytes": ("allocated", _peak(at, plan, "peak_allocated_bytes"), None),
+        "reserved_bytes": ("reserved", reserved, most - high),
+        "on_card_bytes": ("on the card", reserved + device.context_bytes, most),
     }
-    for field, (name, predicted) in predictions.items():
-        yield _compared(name, predicted, [getattr(run, field) for run in runs])
+    for field, (name, predicted, upper) in predictions.items():
+        yield _compared(name, predicted, [getattr(run, field) for run in runs], upper)
 
 
-def _compared(name: str, predicted_bytes: int, measured: list[int]) -> Compared:
+def _compared(name: str, predicted_bytes: int, measured: list[int], high_bytes: int | None = None) -> Compared:
     return Compared(
-        name=name, predicted_bytes=predicted_bytes, measured_bytes=max(measured), least_bytes=min(measured)
+        name=name,
+        predicted_bytes=predicted_bytes,
+        high_bytes=high_bytes,
+        measured_bytes=max(measured),
+        least_bytes=min(measured),
     )
 
 
@@ -198,7 +203,11 @@ def _notes(compared: Iterable[Compared], runs: list[Run]) -> Iterable[str]:
     for line in compared:
         # More memory than predicted is an under-estimate everywhere but in what the card has.
         if line.difference_bytes < 0 and line.name != "memory that torch sees":
-            yield f"{line.name}: more was measured than predicted, by {format_bytes(-line.difference_bytes)}"
+            within = line.high_bytes is not None and line.measured_bytes <= line.high_bytes
+            yield (
+                f"{line.name}: more was measured than predicted, by {format_bytes(-line.difference_bytes)}"
+                + (", within the high end of the prediction" if within else "")
+            )
     free = [run.free_before_bytes for run in runs if run.free_before_bytes is not None]
     if free and max(free) - min(free) > IDLE_BYTES:
         yield (

@@ -7,7 +7,14 @@ from estimator.device import DeviceProfile
 from estimator.report.page import Page
 from estimator.units import format_bytes
 
-_COLUMNS = [("", False), ("predicted", True), ("measured", True), ("predicted - measured", True), ("spread", True)]
+_COLUMNS = [
+    ("", False),
+    ("predicted", True),
+    ("high end", True),
+    ("measured", True),
+    ("predicted - measured", True),
+    ("spread", True),
+]
 
 
 def write_calibration(page: Page, calibration: Calibration, profile: DeviceProfile) -> None:
@@ -24,6 +31,7 @@ def write_calibration(page: Page, calibration: Calibration, profile: DeviceProfi
             [
                 line.name,
                 format_bytes(line.predicted_bytes),
+                "" if line.high_bytes is None else format_bytes(line.high_bytes),
                 format_bytes(line.measured_bytes),
                 _signed(line.difference_bytes),
                 format_bytes(line.spread_bytes),

@@ -126,6 +126,7 @@ except DeviceError as error:
         ("MIG-11111111-aaaa", {"FAKE_NVML_PROCESS": "77 5"}, [9000 * MIB, 5]),
         ("GPU-a100a100-0000", {"FAKE_NVML_PROCESS": "78 123456789"}, [30000 * MIB, None]),
         ("GPU-a100a100-0000", {}, [30000 * MIB, None]),
+        ("GPU-a100a100-0000", {"FAKE_NVML_PROCESS": "self 7"}, [30000 * MIB, None]),
     ],
 )
 def test_what_a_process_has_of_a_card(
