@@ -4,14 +4,16 @@
 
 The models are those of `benchmarks.plan_jobs`. The first command is killed (SIGKILL) once half of the cells are on the
 disk, the second goes on; what is lost, done twice or without an answer is counted. Wall time is of both together.
-Processor time is of the commands and all processes they start and wait for (killed ones leave theirs untold, so ask with
---no-kill); a busy machine stretches it less than the wall time, which on a machine of one's own is its half. `--every N` takes every Nth model only, for a sample.
+Processor time is of both commands and all processes below them; a busy machine stretches it less than the wall time,
+which with two cores of one's own is its half. `--every N` takes every Nth model only, for a sample.
 Exit code 1 with --check where a cell is lost, done twice or without an answer, or the plan took 5 minutes or longer.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
+import ctypes
 import inspect
 import json
 import os
@@ -64,13 +66,29 @@ def run(folder: Path, workers: int, kill_at: int | None) -> float:
     environment = {**os.environ, "PYTHONPATH": str(HERE.parent)}
     begun = time.perf_counter()
     process = subprocess.Popen([*command, "-j", str(workers)], env=environment, stdout=subprocess.DEVNULL)
-    while process.poll() is None:
-        if kill_at is not None and lines(folder / "out") >= kill_at:
-            process.send_signal(signal.SIGKILL)
-        time.sleep(0.5)
+    try:
+        while process.poll() is None:
+            if kill_at is not None and lines(folder / "out") >= kill_at:
+                process.send_signal(signal.SIGKILL)
+            time.sleep(0.5)
+    finally:
+        process.kill()
     if process.returncode != (0 if kill_at is None else -signal.SIGKILL):
         raise RuntimeError(f"exit code {process.returncode}")
-    return time.perf_counter() - begun
+    seconds = time.perf_counter() - begun
+    with contextlib.suppress(ChildProcessError):  # workers whose command was killed, and who end for that
+        while True:
+            os.waitpid(-1, 0)
+    return seconds
+
+
+def adopt_orphans() -> None:
+    """Let processes whose parent was killed become this one's children, so that their time is told too.
+
+    Source: prctl(2), PR_SET_CHILD_SUBREAPER; Linux alone.
+    """
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(36, 1, 0, 0, 0)
 
 
 def processor_seconds() -> float:
@@ -92,6 +110,7 @@ def main() -> int:
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "plan.toml").write_text(plan_text(options.every), encoding="utf-8")
         total = plan_text(options.every).count("[[jobs]]") * len(PRECISIONS) * len(DEVICES)
+        adopt_orphans()
         before = processor_seconds()
         seconds, kept = 0.0, list[str]()
         if not options.no_kill:
