@@ -184,14 +184,12 @@ class _Run:
     def solve(self, evaluator: Evaluator, which: str) -> Solution:
         found = self._solved.get(which)
         if found is None:
-            # One end of the interval is near the other: the search begins there.
-            near = max((solution.largest // 2 for solution in self._solved.values()), default=1)
             with self.clock.stage("solve"):
                 found = self._solved[which] = largest_batch(
                     lambda n: evaluator.fits(n, which),
                     lambda n: evaluator.unlimited(n, which).peak_reserved_bytes,
                     evaluator.limit_bytes(which),
-                    max(near, evaluator.model.calibration_sizes[0]),
+                    evaluator.model.calibration_sizes[0],
                     lambda n: evaluator.may_fit(n, which),
                 )
         return found

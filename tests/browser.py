@@ -24,7 +24,8 @@ from typing import Any
 import pytest
 
 START_SECONDS = 60.0
-PACKAGES = ("chromium", "chromium-driver")
+PACKAGES = ("chromium", "chromium-driver", "fonts-dejavu-core")
+INSTALL_SECONDS = 300.0
 
 
 class Browser:
@@ -105,16 +106,28 @@ def programs() -> tuple[str | None, str | None]:
     return next(filter(None, map(shutil.which, names)), None), shutil.which("chromedriver")
 
 
+def install() -> str:
+    """Install the packages; gives what apt-get says of it."""
+    environment = os.environ | {"DEBIAN_FRONTEND": "noninteractive"}
+    said = ""
+    for command in (["update"], ["install", "-y", "--no-install-recommends", *PACKAGES]):
+        try:
+            done = subprocess.run(
+                ["apt-get", *command], capture_output=True, text=True, env=environment, timeout=INSTALL_SECONDS
+            )
+        except subprocess.TimeoutExpired as error:
+            return str(error)
+        said = done.stderr.strip()[-200:]
+    return said
+
+
 def found_or_installed() -> tuple[str, str]:
     """The browser and its driver, installed where that is wanted; the test is skipped where there are none."""
     why = "BATCH_ESTIMATOR_APT=1 installs them"
     if None in programs() and os.environ.get("BATCH_ESTIMATOR_APT") == "1":
         why = "installing them needs root and apt-get"
         if os.geteuid() == 0 and shutil.which("apt-get"):
-            environment = os.environ | {"DEBIAN_FRONTEND": "noninteractive"}
-            for command in (["update"], ["install", "-y", "--no-install-recommends", *PACKAGES]):
-                done = subprocess.run(["apt-get", *command], capture_output=True, text=True, env=environment)
-            why = f"apt-get could not install them: {done.stderr.strip()[-200:]}"
+            why = f"apt-get could not install them: {install()}"
     binary, driver = programs()
     if binary is None or driver is None:
         pytest.skip(f"no chromium and chromedriver here ({', '.join(PACKAGES)}): {why}")
