@@ -47,7 +47,7 @@ def assemble(
     best, following, low, without_retries = replayed(evaluator, solution, solve)
     answer = Estimate(
         job=job.name,
-        settings={**{name: getattr(job, name) for name in _SETTINGS}, "optimizer": _optimizer_name(job)},
+        settings={**{name: getattr(job, name) for name in _SETTINGS}, "optimizer": _optimizer_name(job, model.graph.facts)},
         device=target.device,
         torch_version=target.torch_version,
         max_batch_size=solution.largest,
@@ -83,10 +83,11 @@ def replayed(
     return best, following, low, _without_retries(evaluator, solution.largest)
 
 
-def _optimizer_name(job: TrainingJob) -> str | None:
+def _optimizer_name(job: TrainingJob, facts: Mapping[str, Any]) -> str | None:
+    """As the job names it; of a function that makes one, the class of what it made."""
     if job.optimizer is None or isinstance(job.optimizer, str):
         return job.optimizer
-    return getattr(job.optimizer, "__name__", type(job.optimizer).__name__)
+    return facts.get("optimizer") or getattr(job.optimizer, "__name__", type(job.optimizer).__name__)
 
 
 def _without_retries(evaluator: Evaluator, largest: int) -> int:

@@ -157,3 +157,16 @@ def test_a_worker_of_a_pool_which_may_have_no_children_traces_in_itself() -> Non
     context = multiprocessing.get_context("spawn")
     with context.Pool(1) as pool:
         assert pool.map(_largest, ["1GiB"]) == [_largest("1GiB")]
+
+
+def test_an_optimizer_that_a_function_makes_is_called_by_its_class() -> None:
+    def job(optimizer: object) -> estimator.TrainingJob:
+        return estimator.TrainingJob(
+            model=lambda: torch.nn.Linear(4, 4),
+            batch=lambda n: torch.randn(n, 4),
+            loss=lambda model, batch: model(batch).sum(),
+            optimizer=optimizer,
+        )
+
+    for given, said in ((lambda p: torch.optim.NAdam(p), "NAdam"), (torch.optim.SGD, "SGD"), ("adamw", "adamw")):
+        assert estimator.estimate(job(given), "l4", cross_check=False).settings["optimizer"] == said

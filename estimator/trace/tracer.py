@@ -154,6 +154,8 @@ def _runner(job: TrainingJob, model: nn.Module, recorder: Recorder, mode: Fakes,
     make = optimizer_maker(job.optimizer) if job.mode == "train" else None
     with mode, recorder:
         optimizer = make(params) if make is not None else None
+        if isinstance(optimizer, torch.optim.Optimizer):
+            recorder.graph.facts["optimizer"] = type(optimizer).__name__
         if optimizer is not None and overlay is not None:
             overlay.prepare_optimizer(optimizer)
         device_type = "cpu" if overlay is None else overlay.autocast_device_type
