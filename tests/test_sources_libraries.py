@@ -280,6 +280,11 @@ class TestTransformers:
         said = message(config({**BERT, "model_type": "roberta", "pad_token_id": 1}), JobOptions(sequence_length=23))
         assert "up to 22" in said
 
+    def test_mpnet_has_a_table_of_positions_beside_its_relative_ones(self, config: Any) -> None:
+        """The same table, counted from a padding id of 1."""
+        said = message(config({**BERT, "model_type": "mpnet", "pad_token_id": 1}), JobOptions(sequence_length=23))
+        assert "up to 22" in said
+
     def test_attention_checkpointing_and_adapters_reach_the_model(self, config: Any) -> None:
         job = load_job(config(LLAMA), JobOptions(attn="eager", checkpointing=True))
         model = job.model()

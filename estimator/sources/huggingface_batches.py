@@ -122,9 +122,9 @@ def _tokens(kind: type, text: Any, asked: int | None, usual: int, notes: list[st
 
 def positions(kind: type, text: Any) -> tuple[int | None, str]:
     """How many positions a text model has, and the config's name for it; None where they are relative."""
-    if getattr(text, "relative_attention_num_buckets", None):
-        return None, ""
-    for name in _POSITIONS:
+    # T5 and its kin name positions that no table has; MPNet has a table beside its relative ones.
+    relative = getattr(text, "relative_attention_num_buckets", None)
+    for name in _POSITIONS[:1] if relative else _POSITIONS:
         most = getattr(text, name, None)
         if isinstance(most, int) and most > 1:
             # RoBERTa and its kin count positions from the padding id on.
