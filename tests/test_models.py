@@ -26,6 +26,7 @@ from estimator.integrations.watch import live_peak_bytes
 from estimator.job import TrainingJob
 from estimator.trace import trace
 from estimator.trace.assumed import AssumedNumber
+from estimator.traces import semantics_of
 
 pytestmark = pytest.mark.torch
 
@@ -297,3 +298,17 @@ def test_factory_may_give_the_same_model_again() -> None:
     for _ in range(2):
         trace(job(model=lambda: shared), CPU, 4, steps=1)
     assert all(torch.equal(a, b) for a, b in zip(kept.parameters(), shared.parameters(), strict=True))
+
+
+def test_jagged_tensors_on_a_gpu_run_the_kernels_of_their_parts() -> None:
+    """A matrix product needs cuBLAS' workspace: it must be seen as one, not as the `linear` that it is called by."""
+    card = DeviceProfile(
+        name="card", kind="cuda", total_bytes=24 << 30, compute_capability=(8, 0), multiprocessor_count=108
+    )
+    target = Target(device=card, torch_version="2.13.0")
+    the_job = job(batch=lambda n: (torch.randn(n, 4, WIDTH),), loss=jagged_loss)
+    names = [op.name for op in trace(the_job, target, 4, semantics_of(target), 1).ops]
+    # two layers; in the backward pass the gradients of two weights and of what is between the layers
+    assert names.count("aten.addmm.default") == 2
+    assert names.count("aten.mm.default") == 3
+    assert not {"aten.linear.default", "aten.matmul.default"} & set(names)

@@ -180,6 +180,12 @@ def _patch_fakes(overlay: Overlay) -> None:
             one.data = other.detach()
             one.fake_device = other.fake_device
 
+    def wrapper_subclass(*args: Any, **kwargs: Any) -> Any:
+        """Tensors made of fakes (jagged ones) are where those are, whatever the user's code calls the place."""
+        return make(*map(_mapped, args), **{name: _mapped(value) for name, value in kwargs.items()})
+
+    make = torch.Tensor._make_wrapper_subclass
+    overlay.patch(torch.Tensor, "_make_wrapper_subclass", staticmethod(wrapper_subclass))
     swap = torch.utils.swap_tensors
     overlay.patch(torch.utils, "swap_tensors", swap_tensors)
     overlay.patch(FakeTensor, "device", property(device, true_device.fset))  # type: ignore[attr-defined]

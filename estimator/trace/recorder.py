@@ -25,7 +25,7 @@ from estimator.trace.lists import NOT_DONE, run_on_lists
 from estimator.trace.paths import ModulePaths
 from estimator.trace.shapes import CTC, ctc_loss, with_places
 from estimator.trace.values import READERS, Follower, known_value, set_known
-from estimator.trace.wrappers import any_wrapper, parts
+from estimator.trace.wrappers import any_wrapper, is_composite, parts
 
 DEVICE = torch.device("cpu", 0)
 """Stands for the target device in a trace. Host tensors are on `cpu` without an index, so the two never mix unseen."""
@@ -143,6 +143,9 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         kwargs = kwargs or {}
         if any_wrapper(types):
             return NotImplemented  # it takes itself apart, and its parts come here
+        if is_composite(func):
+            with self:
+                return func.decompose(*args, **kwargs)
         if not self.recording:
             return self._run(func, args, kwargs)
         in_backward = torch._C._current_graph_task_id() != -1

@@ -24,6 +24,14 @@ def any_wrapper(types: Iterable[type]) -> bool:
     return any(map(_is_wrapper, types))
 
 
+@cache
+def is_composite(op: Any) -> bool:
+    """Whether an op is made of others that are called in its place; only tensors made of tensors pass one on whole."""
+    return isinstance(op, torch._ops.OpOverload) and torch._C._dispatch_has_kernel_for_dispatch_key(
+        op.name(), "CompositeImplicitAutograd"
+    )
+
+
 def parts(t: Tensor) -> Iterator[Tensor]:
     """The plain tensors that `t` is made of; `t` itself where it is one."""
     if not is_traceable_wrapper_subclass(t):
