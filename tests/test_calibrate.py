@@ -319,6 +319,23 @@ def test_the_card_is_named_by_its_uuid(monkeypatch: pytest.MonkeyPatch, device: 
 
 
 @pytest.mark.pure
+def test_a_card_of_this_machine_is_known_by_the_profile(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from estimator.devices import gpus_here, here
+    from estimator.devices.nvml import Card
+
+    card = Card(0, "GPU-1", "NVIDIA A100-SXM4-80GB", 80 * GIB, GIB, 70 * GIB, (8, 0), 6912)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    monkeypatch.setattr(here, "read_cards", lambda: [card])
+    found = calibration((card_run(),))
+    profile = calibrated_profile(found)
+    write_profile(tmp_path / "mine.toml", profile_text(found, profile))
+    (known,), (measured,) = gpus_here(), gpus_here(tmp_path)
+    assert measured.context_bytes == 340 * MIB != known.context_bytes
+    assert (measured.context_low_bytes, measured.context_high_bytes) == (300 * MIB, 300 * MIB + LOADED_MODULES_HIGH_BYTES)
+    assert measured.free_bytes == 70 * GIB
+
+
+@pytest.mark.pure
 def test_only_what_is_here_can_be_measured() -> None:
     done = CliRunner().invoke(app, ["calibrate", "--device", "l4"])
     assert done.exit_code == 2
