@@ -16,7 +16,13 @@ from torch.utils.data import DataLoader, Dataset
 import estimator
 from estimator.devices.process import own_rss_bytes
 from estimator.errors import JobError, UsageError
-from estimator.integrations.predicted import device_of_this_process, predicted, rng_untouched, warn_of_others
+from estimator.integrations.predicted import (
+    device_of_this_process,
+    predicted,
+    rng_untouched,
+    tensor_bytes,
+    warn_of_others,
+)
 from estimator.sources.torchvision_import import torchvision_on_demand
 
 pytestmark = pytest.mark.torch
@@ -75,6 +81,23 @@ def test_what_this_process_holds_counts_as_free(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)
     monkeypatch.setattr(torch.cuda, "memory_reserved", lambda: 100 * MIB)
     assert device_of_this_process().capacity_bytes == (1 << 29) + 100 * MIB
+
+
+def test_a_process_that_is_larger_than_torch_alone_counts_with_what_it_has(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Resident are 3 GiB, of which tensors (and a view of one) have 64 MiB and whatever other tests left."""
+    from estimator.integrations import predicted as module
+
+    before = tensor_bytes()
+    kept = torch.ones(16 << 20)
+    view = kept[: 1 << 20]
+    assert tensor_bytes() - before == 64 * MIB
+    cpu = estimator.DeviceProfile(name="cpu", kind="cpu", total_bytes=1 << 40, free_bytes=1 << 35, context_bytes=300 * MIB)
+    monkeypatch.setattr("estimator.devices.this_device", lambda: cpu)
+    monkeypatch.setattr(module, "own_rss_bytes", lambda: 3 << 30)
+    assert device_of_this_process().context_bytes == (3 << 30) - tensor_bytes()
+    monkeypatch.setattr(module, "own_rss_bytes", lambda: tensor_bytes() + 100 * MIB)
+    assert device_of_this_process().context_bytes == 300 * MIB, "torch alone is the least"
+    del view
 
 
 def test_generators_are_put_back() -> None:

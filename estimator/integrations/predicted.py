@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import random
 import warnings
 from collections.abc import Iterator
@@ -60,7 +61,10 @@ def rng_untouched() -> Iterator[None]:
 
 
 def device_of_this_process() -> DeviceProfile:
-    """This machine's device, with what this process holds of it already counted as free: the job is this process."""
+    """This machine's device, with what this process holds of it already counted as free: the job is this process.
+
+    On a CPU the process may be larger than one that has torch alone: what it has beside its tensors counts as well.
+    """
     from estimator.devices import this_device
 
     profile = this_device()
@@ -71,7 +75,28 @@ def device_of_this_process() -> DeviceProfile:
     sources = profile.sources | {
         "free_bytes": f"{profile.sources.get('free_bytes', '')}; and what this process holds already, {held} bytes"
     }
-    return profile.model_copy(update={"free_bytes": free, "sources": sources})
+    update: dict[str, Any] = {"free_bytes": free, "sources": sources}
+    if profile.kind == "cpu" and (beside := held - tensor_bytes()) > profile.context_bytes:
+        update["context_bytes"] = beside
+        sources["context_bytes"] = "measured: resident memory of this process, less the tensors that it has"
+    return profile.model_copy(update=update)
+
+
+def tensor_bytes() -> int:
+    """Bytes of this process's CPU tensors that Python knows of, each storage once."""
+    import torch
+
+    sizes: dict[int, int] = {}
+    for found in gc.get_objects():
+        if not issubclass(type(found), torch.Tensor):
+            continue
+        try:
+            storage = found.untyped_storage()
+            if storage.device.type == "cpu":
+                sizes[storage.data_ptr()] = storage.nbytes()
+        except (RuntimeError, NotImplementedError):  # sparse, a subclass without storage, one without data
+            continue
+    return sum(sizes.values())
 
 
 def _held_on_card(profile: DeviceProfile) -> int:
