@@ -26,6 +26,8 @@ _SETTINGS = (
     "cudnn_benchmark",
     "deterministic",
     "alloc_conf",
+    "environment",
+    "process_group",
 )
 
 
@@ -59,7 +61,10 @@ def assemble(
         counts=_counts(evaluator, fvcore),
         modules=_modules(evaluator, best),
         timeline=evaluator.timeline(best.batch_size),
-        warnings=(*_all_warnings(evaluator, solution, warnings), *_disagreements(evaluator, fvcore)),
+        warnings=(
+            *_all_warnings(evaluator, solution, warnings), *_unknown_scratch(evaluator, target, best.batch_size),
+            *_disagreements(evaluator, fvcore),
+        ),
         seconds=dict(seconds),
     )
     answer._at = evaluator.at
@@ -200,6 +205,27 @@ def _heap_holes(evaluator: Evaluator, batch_size: int) -> Iterator[Warning]:
         )
 
 
+def _unknown_scratch(evaluator: Evaluator, target: Target, n: int) -> Iterator[Warning]:
+    """Ops whose hidden memory is not known, or only between bounds; each with the reason or the bounds."""
+    from estimator.scratch import unknown_ops
+
+    reasons, met = unknown_ops(target), dict.fromkeys(op.name for op in evaluator.model.ops)
+    named: dict[str, list[str]] = {}
+    for name in met:
+        if name in reasons:
+            named.setdefault(reasons[name], []).append(name)
+    for reason, names in named.items():
+        yield Warning(code="scratch-unknown", message=f"{', '.join(names)}: {reason}")
+    for name, (low, high) in evaluator.model.assumed(n).items():
+        yield Warning(
+            code="scratch-assumed",
+            message=(
+                f"{name}: what the library takes at batch {n} is not known; between {format_bytes(low)} and "
+                f"{format_bytes(high)} a call, and the high end counts"
+            ),
+        )
+
+
 def _all_warnings(evaluator: Evaluator, solution: Solution, given: list[Warning]) -> list[Warning]:
     out = list(given)
     model = evaluator.model
@@ -219,7 +245,8 @@ def _all_warnings(evaluator: Evaluator, solution: Solution, given: list[Warning]
         )
     out += _heap_holes(evaluator, max(1, solution.largest))
     if evaluator.context_low != evaluator.context_high:
-        what = "the CUDA context" if evaluator.device.kind == "cuda" else "what the process has beside its tensors"
+        cuda = "the CUDA context with NCCL" if evaluator.nccl[2] else "the CUDA context"
+        what = cuda if evaluator.device.kind == "cuda" else "what the process has beside its tensors"
         out.append(
             Warning(
                 code="context-assumed",

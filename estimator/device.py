@@ -74,6 +74,8 @@ class Target(BaseModel):
     torch_version: str
     cudnn_benchmark: bool = False
     deterministic: bool = False
+    environment: dict[str, str] = Field(default_factory=dict)
+    """Variables of the run, as `estimator.environment` knows them."""
 
     @field_validator("torch_version")
     @classmethod

@@ -42,10 +42,14 @@ class Evaluator:
     """Evaluates batch sizes of one fitted job on one device, each replay done once."""
 
     def __init__(
-        self, model: MemoryModel, device: DeviceProfile, context: tuple[int, int, int], replay: ReplayOf
-    ) -> None:
+        self, model: MemoryModel, device: DeviceProfile, context: tuple[int, int, int], replay: ReplayOf, *,
+        nccl: tuple[int, int, int] = (0, 0, 0),
+    ) -> None:  # fmt: skip
         self.model, self.device, self._replay = model, device, replay
-        self.context_low, self.context, self.context_high = context
+        self.nccl = nccl
+        """Low, likely and high bytes of the process group's communicator; they count in what is outside, as the
+        context does."""
+        self.context_low, self.context, self.context_high = (a + b for a, b in zip(context, nccl, strict=True))
         self._free: dict[tuple[int, str], Any] = {}
         self._limited: dict[tuple[int, str, int], Any] = {}
         self._ledgers: dict[tuple[int, str], Ledger] = {}
@@ -217,10 +221,16 @@ class Evaluator:
         exact = self.context_low == self.context == self.context_high
         yield CategoryLine(
             name="cuda_context",
-            size_bytes=self.context,
+            size_bytes=self.context - self.nccl[1],
             confidence="exact" if exact else "assumed",
             note=self.device.sources.get("context_bytes", ""),
         )
+        if self.nccl[2]:
+            yield CategoryLine(
+                name="nccl", size_bytes=self.nccl[1], confidence="assumed",
+                note=f"of one process group, between {format_bytes(self.nccl[0])} and {format_bytes(self.nccl[2])} "
+                "(estimator/devices/nccl.py)",
+            )  # fmt: skip
 
     def timeline(self, n: int, points: int = 2000) -> tuple[TimelinePoint, ...]:
         """Live requested bytes by category over the program, the highest point of each stretch of events."""

@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator, model_validator
 
+from estimator.environment import problem as environment_problem
 from estimator.errors import JobError
 from estimator.phases import Checkpoint, Generation, Validation
 
@@ -60,6 +61,10 @@ class TrainingJob(BaseModel):
     deterministic: bool = False
     alloc_conf: str = ""
     """The `PYTORCH_ALLOC_CONF` the job will run with."""
+    environment: dict[str, str] = Field(default_factory=dict)
+    """Other variables of the run that change memory, such as `CUBLAS_WORKSPACE_CONFIG` (see `estimator.environment`)."""
+    process_group: Annotated[int, Field(ge=1)] | None = None
+    """Ranks of the NCCL process group that the job joins; None: it joins none. The step itself stays that of one card."""
     validation: Validation | None = None
     generation: Generation | None = None
     checkpoint: Checkpoint | None = None
@@ -113,6 +118,13 @@ class TrainingJob(BaseModel):
         if self.validation and self.step is not None and self.validation.loss is None:
             raise ValueError("with step= validation needs its own loss: Validation(loss=lambda model, batch: ...)")
         return self
+
+    @field_validator("environment")
+    @classmethod
+    def _known_variables(cls, value: dict[str, str]) -> dict[str, str]:
+        if said := environment_problem(value):
+            raise ValueError(said)
+        return value
 
     @property
     def goes_on_after_steps(self) -> bool:

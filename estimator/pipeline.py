@@ -30,6 +30,8 @@ LONG_STEPS, SHORT_STEPS = 3, 2
 step, and the second, which frees what the first left, is where the peak usually lies."""
 TOTAL_STEPS = 4
 """Steps of the replayed program. The pools settle in the first two or three; recorded runs have four."""
+UNLIMITED_PROBE_SIZE = 1 << 10
+"""Where lines that seem to have no end are held against a trace: far enough for a tensor of batch by batch to show."""
 ROUNDS = 4
 """Most traces at a solved batch size before the answer is given with its residual."""
 FVCORE_GRACE_SECONDS = 0.5
@@ -84,6 +86,7 @@ def estimate(
         torch_version=torch_version or torch.__version__.split("+")[0],
         cudnn_benchmark=job.cudnn_benchmark,
         deterministic=job.deterministic,
+        environment=job.environment,
     )
     if traces is None:
         traces = Traces(job, isolate=isolate, time_limit_seconds=time_limit_seconds)
@@ -167,9 +170,14 @@ class _Run:
 
     def evaluator(self, model: MemoryModel) -> Evaluator:
         from estimator.devices.context import context_interval
+        from estimator.devices.nccl import nccl_interval
 
         self._solved.clear()
-        return Evaluator(model, self.target.device, context_interval(self.target.device), self._replay())
+        loading = self.job.environment.get("CUDA_MODULE_LOADING", "LAZY")
+        context = context_interval(self.target.device, module_loading=loading)  # type: ignore[arg-type]
+        group = self.job.process_group if self.target.device.kind == "cuda" else None
+        nccl = nccl_interval(group, self.job.environment)
+        return Evaluator(model, self.target.device, context, self._replay(), nccl=nccl)
 
     def _replay(self) -> Callable[[Any, int | None], Any]:
         from estimator import allocator
@@ -286,8 +294,8 @@ class _Run:
         evaluator = self.evaluator(model)
         solution = self.solve(evaluator, "high")
         for _ in range(ROUNDS):
-            n = max(1, solution.largest)
-            if solution.unlimited or self.real_run or n in evaluator.model.calibration_sizes:
+            n = UNLIMITED_PROBE_SIZE if solution.unlimited else max(1, solution.largest)
+            if self.real_run or n in evaluator.model.calibration_sizes:
                 return evaluator, solution
             seen = self._confirming(n, evaluator, solution)
             if residual(evaluator.model, seen) == 0:

@@ -33,7 +33,7 @@ CATEGORIES = (
     "cuda_context",
 )
 """Lines of the memory table, in order; they sum to `device_bytes`. On a CPU the context line is the baseline of
-the process."""
+the process. A job with a process group has one more, `nccl`."""
 
 
 class Warning(BaseModel):

@@ -17,7 +17,7 @@ PACKAGE = Path(estimator.__file__).parent
 FLOORS = (
     ("errors",),
     ("units", "heap", "random_state"),
-    ("ledger", "device", "phases"),
+    ("ledger", "device", "environment", "phases"),
     ("job", "graph"),
     ("trace", "semantics", "scratch", "fit", "allocator"),
     ("result",),

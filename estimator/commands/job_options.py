@@ -35,6 +35,8 @@ JOB_OPTIONS: dict[str, Any] = {
     "deterministic": o.Deterministic,
     "batch_dim": o.BatchDim,
     "alloc_conf": o.AllocConf,
+    "environment": o.Environment,
+    "process_group": o.ProcessGroup,
     "phases": o.Phases,
     "validation_batch_size": o.ValidationBatchSize,
     "new_tokens": o.NewTokens,

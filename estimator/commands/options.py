@@ -211,6 +211,20 @@ AllocConf = Annotated[
     ),
 ]
 
+Environment = Annotated[
+    list[str] | None,
+    _option(
+        "--env",
+        panel=DEVICE,
+        metavar="NAME=VALUE",
+        help="Variable of the run that changes memory: CUBLAS_WORKSPACE_CONFIG, CUDA_MODULE_LOADING, ...; repeatable.",
+    ),
+]
+ProcessGroup = Annotated[
+    int | None,
+    _option("--process-group", panel=DEVICE, metavar="RANKS", min=1, help="The job joins an NCCL group of so many."),
+]
+
 AllowRealRun = Annotated[
     bool,
     _option("--allow-real-run", panel=WORK, help="If the model reads values, run it on tiny real batches on the CPU."),

@@ -104,6 +104,17 @@ class Calls:
         return found
 
 
+    def assumed(self, n: int) -> dict[str, tuple[int, int]]:
+        """(low, high) bytes of the largest allocation of each op that is only assumed at batch size `n`."""
+        found: dict[str, tuple[int, int]] = {}
+        for call, records in zip(self._distinct, self.all_at(n), strict=True):
+            for s in records:
+                if s.confidence == "assumed" and s.high_bytes is not None:
+                    before = found.get(call.op.name, (0, 0))
+                    found[call.op.name] = max(before, (s.low_bytes or 0, s.high_bytes), key=lambda pair: pair[1])
+        return found
+
+
 def _call(ops: Sequence[Op], others: Sequence[Op], index: int) -> _Call:
     while index >= len(others):  # a repeated step that only the first trace has: ask the step before
         index -= len(ops) - len(others)

@@ -195,6 +195,10 @@ class MemoryModel:
         """Whether any hidden allocation at batch size `n` is known only between bounds."""
         return self._calls.has_interval(n)
 
+    def assumed(self, n: int) -> dict[str, tuple[int, int]]:
+        """(low, high) bytes of the largest hidden allocation of each op that is only assumed."""
+        return self._calls.assumed(n)
+
     def at(self, n: int, which: str = "typical") -> Ledger:
         """The ledger at batch size `n`; `which` of "low", "typical", "high" chooses where a rule has an interval.
 

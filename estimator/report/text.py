@@ -13,7 +13,7 @@ from estimator.units import format_bytes
 if TYPE_CHECKING:
     from estimator.result import BatchEstimate, Counts, Estimate
 
-_LABELS = {"cuda_context": "CUDA context"}
+_LABELS = {"cuda_context": "CUDA context", "nccl": "NCCL communicator"}
 _CPU_LABELS = {"cuda_context": "process baseline"}
 _MOST_MODULES = 20
 _ALWAYS_SAID = ("precision", "mode", "optimizer")

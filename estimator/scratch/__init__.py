@@ -1,6 +1,7 @@
 """Bytes that kernels and libraries take and that no tensor of the program shows."""
 
 from estimator.scratch import attention as _attention  # noqa: F401
+from estimator.scratch import bilinear as _bilinear  # noqa: F401
 from estimator.scratch import convolution as _convolution  # noqa: F401  registers its rules
 from estimator.scratch import cpu as _cpu  # noqa: F401
 from estimator.scratch import distance as _distance  # noqa: F401

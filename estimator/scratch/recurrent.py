@@ -34,7 +34,18 @@ def cudnn_rnn(op: Op, target: Target) -> list[Scratch]:
         self = TensorSpec(self.dtype, (self.shape[0], 1, *self.shape[1:]), (0, 0, 0))
     found = [Scratch(self.nbytes, when="before")] if batch_first and not batch_sizes else []
     made = sum(1 for spec in op.outputs[:3] if spec.numel) + (op.args[3] is None)
-    return [*found, _work(self, mode, hidden, layers, both)._replace(results_before=made)]
+    return [*found, *_reserve(op, mode), _work(self, mode, hidden, layers, both)._replace(results_before=made)]
+
+
+def _reserve(op: Op, mode: int) -> list[Scratch]:
+    """The reserve space, which is a result: its bounds.
+
+    Bound: assumed. At least what the gates leave, at most twice gates and cell; cuDNN says the size on a card alone.
+    """
+    size = op.outputs[3].nbytes
+    gates = _GATES.get(mode, 4)
+    bounds = {"low_bytes": size * gates // (gates + 1), "high_bytes": 2 * size}
+    return [Scratch(size, confidence="assumed", result=3, **bounds)] if size else []
 
 
 @rule("aten._cudnn_rnn_backward.default")

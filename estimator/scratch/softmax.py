@@ -26,15 +26,16 @@ def softmax(op: Op, target: Target) -> list[Scratch]:
 
 @rule("aten._softmax_backward_data.default")
 def softmax_backward(op: Op, target: Target) -> list[Scratch]:
-    """The product of gradient and output, and a copy of it where the gradient lies otherwise.
+    """The product of gradient and output, which lies as the gradient does (an expanded one: as the output); contiguous
+    copies of the product and of the output where they are not.
 
-    Source: SoftMax.cu, `softmax_backward_cuda_out`.
+    Source: SoftMax.cu, `softmax_backward_cuda_out`; measured: simulated card, 2.11, each layout of either.
     """
     grad, output = op.args[:2]
     product = output.numel * _wider(grad.dtype, output.dtype)
-    if grad.is_contiguous or 0 in grad.stride:
-        return [Scratch(product)]
-    return [Scratch(product), Scratch(product)]
+    laid_as = output if 0 in grad.stride else grad
+    copies = [] if laid_as.is_contiguous else [Scratch(product)]
+    return [Scratch(product), *copies, *([] if output.is_contiguous else [Scratch(output.nbytes)])]
 
 
 @rule("aten._log_softmax_backward_data.default")

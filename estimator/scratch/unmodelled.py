@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from estimator.device import Target
+from estimator.graph import Op, TensorSpec
+from estimator.scratch.registry import Scratch, rule
 
 _VALUES = "how much depends on the values, which a trace without data does not have"
-_SOLVER = "work space of cuSOLVER or MAGMA, not modelled"
+_SOLVER = "work space of cuSOLVER or MAGMA, assumed between nothing and four times the matrices"
 _RARE = "rare in training, not modelled; up to some tens of bytes an element"
 _ORDERED = "the deterministic way sorts its indices, not modelled; about 40 bytes an index and a copy of the source"
 
@@ -63,3 +65,15 @@ def unknown_ops(target: Target) -> dict[str, str]:
     if target.device.kind != "cuda":
         return {}
     return UNMODELLED | (UNMODELLED_IF_DETERMINISTIC if target.deterministic else {})
+
+
+@rule(*(name for name, reason in UNMODELLED.items() if reason is _SOLVER))
+def solver(op: Op, target: Target) -> list[Scratch]:
+    """A copy of the largest matrices, column by column, in which the library works.
+
+    Source: aten/src/ATen/native/BatchLinearAlgebra.cpp, `cloneBatchedColumnMajor`, 2.11: the copy. Bound: the library's own
+    work space is not known; none to three copies more.
+    """
+    operands = [a.nbytes for a in op.args if isinstance(a, TensorSpec)]
+    one = max(operands, default=0)
+    return [Scratch(one, confidence="assumed", low_bytes=0, high_bytes=4 * one)]

@@ -111,6 +111,7 @@ def _math(
     dtype = query.dtype
     if dtype in HALF and not torch._C._get_math_sdp_allow_fp16_bf16_reduction():
         query, key, value = query.float(), key.float(), value.float()
+    held = query, key, value  # C++ keeps `query_acc`, `key_acc` and `value_acc` until it returns
     negative = scale is not None and scale < 0.0
     factor = math.sqrt(abs(scale) if scale is not None else 1.0 / math.sqrt(query.size(-1)))
     query = _aten.mul.Scalar(query, -factor if negative else factor)
@@ -131,7 +132,9 @@ def _math(
         else:
             weights = torch.dropout(weights, dropout_p, True)
     rounded = weights.to(dtype)  # made before the product: C++ evaluates the pair from the right
-    return torch.matmul(weights, value).to(dtype), rounded
+    out = torch.matmul(weights, value).to(dtype)
+    del held
+    return out, rounded
 
 
 # ------------------------------------------------------------ fake kernels whose own ones differ from CUDA's results

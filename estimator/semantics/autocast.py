@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensor
 
+from estimator.semantics.inference import in_inference_mode
 from estimator.semantics.overlay import AUTOCAST, DEVICE, Overlay
 
 LOWER_PRECISION = frozenset(
@@ -21,6 +22,9 @@ LOWER_PRECISION = frozenset(
 FP32 = frozenset(
     ["acos", "asin", "cosh", "erfinv", "exp", "expm1", "log", "log10", "log2", "log1p", "reciprocal", "rsqrt", "sinh", "tan", "pow.Tensor_Scalar", "pow.Tensor_Tensor", "pow.Scalar", "softplus", "layer_norm", "native_layer_norm", "rms_norm", "group_norm", "frobenius_norm.dim", "nuclear_norm", "nuclear_norm.dim", "cosine_similarity", "poisson_nll_loss", "cosine_embedding_loss", "nll_loss", "nll_loss2d", "hinge_embedding_loss", "kl_div", "l1_loss", "smooth_l1_loss", "huber_loss", "mse_loss", "margin_ranking_loss", "multilabel_margin_loss", "soft_margin_loss", "triplet_margin_loss", "multi_margin_loss", "binary_cross_entropy_with_logits", "dist", "pdist", "cdist", "renorm", "logsumexp", "upsample_nearest1d", "_upsample_nearest_exact1d", "upsample_nearest2d", "_upsample_nearest_exact2d", "upsample_nearest3d", "_upsample_nearest_exact3d", "upsample_linear1d", "upsample_bilinear2d", "_upsample_bilinear2d_aa", "upsample_trilinear3d", "upsample_bicubic2d", "_upsample_bicubic2d_aa"]
 )
+FP32_SINCE = {"rms_norm": (2, 12)}
+"""Ops of `FP32` and the release that began to cast them. Source: pytorch pull request 174824 (in 2.12); measured: 2.11
+registers no autocast for `rms_norm`."""
 FP32_SET_OPT_DTYPE = frozenset(
     ["prod", "prod.dim_int", "softmax.int", "log_softmax.int", "cumprod", "cumsum", "linalg_vector_norm", "linalg_matrix_norm", "linalg_matrix_norm.str_ord", "sum", "sum.dim_IntList"]
 )
@@ -75,6 +79,7 @@ class Autocast:
             and t.is_leaf
             and not t._is_view()
             and torch.is_autocast_cache_enabled()
+            and not in_inference_mode()
         ):
             return t.to(dtype)
         found = self._cache.get(id(t))
@@ -96,7 +101,9 @@ def install(overlay: Overlay) -> Autocast:
     state = Autocast()
     known = LOWER_PRECISION | FP32 | FP32_SET_OPT_DTYPE | set(FP32_APPEND_DTYPE) | PROMOTE | BANNED | ELSEWHERE
     for name, key in _registered():
-        if name in LOWER_PRECISION:
+        if overlay.target.torch_release < FP32_SINCE.get(name, (0, 0)):
+            overlay.impl(name, torch.library.fallthrough_kernel, AUTOCAST)
+        elif name in LOWER_PRECISION:
             overlay.impl(name, _lower_precision(state, _op(name)), AUTOCAST)
         elif name in FP32:
             overlay.impl(name, _fp32(state, _op(name)), AUTOCAST)
@@ -121,7 +128,8 @@ def _registered() -> list[tuple[str, str]]:
     has = torch._C._dispatch_has_kernel_for_dispatch_key
     names = sorted({n for n in torch._C._dispatch_get_all_op_names() if n.startswith("aten::")})
     on_cuda = [n for n in names if has(n, "AutocastCUDA")]
-    on_cpu = [n for n in names if has(n, AUTOCAST) and n not in set(on_cuda)]
+    on_cpu = [n for n in names if has(n, AUTOCAST) and n not in set(on_cuda) | {f"aten::{f}" for f in FP32_SINCE}]
+    on_cuda += [f"aten::{n}" for n in FP32_SINCE if f"aten::{n}" not in on_cuda]  # where the torch that traces is older
     return [(n.removeprefix("aten::"), "AutocastCUDA") for n in on_cuda] + [
         (n.removeprefix("aten::"), AUTOCAST) for n in on_cpu
     ]

@@ -15,6 +15,7 @@ from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 
 from estimator.device import Target
 from estimator.semantics import composites, cpu_norms, cpu_numbers, cpu_rnn, inplace, overlay
+from estimator.semantics.inference import without_inference_mode
 from estimator.semantics.overlay import HOST, Overlay
 
 
@@ -43,6 +44,7 @@ def cpu_semantics(target: Target) -> Iterator[CpuOverlay]:
         cpu_rnn.install(laid)
         cpu_numbers.install(laid)
         inplace.install(laid)
+        without_inference_mode(laid)
         yield laid
     finally:
         laid.close()

@@ -11,6 +11,7 @@ from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.overrides import TorchFunctionMode
 
 from estimator.semantics import torch_cuda
+from estimator.semantics.inference import without_inference_mode
 from estimator.semantics.overlay import DEVICE, HOST, Overlay, on_device
 
 _to_copy = torch.ops.aten._to_copy.default
@@ -22,6 +23,7 @@ CUDA = torch.device("cuda", 0)
 def install(overlay: Overlay) -> None:
     """Map the names of the CUDA device for the length of the trace."""
     torch_cuda.install(overlay)
+    without_inference_mode(overlay)
     mode = DeviceNames(overlay)
     _patch_fakes(overlay)
     _patch_backward(overlay, mode)

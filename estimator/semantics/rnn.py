@@ -129,7 +129,8 @@ def _flatten_parameters(self: nn.RNNBase) -> None:
     interface knows (not bfloat16)."""
     weights = self._flat_weights
     names = self._flat_weights_names
-    if len(weights) != len(names) or not weights or not all(on_device(w) for w in weights):
+    # On meta: a model that is being built there stands for one that is built on the device.
+    if len(weights) != len(names) or not weights or not all(on_device(w) or w.is_meta for w in weights):
         return
     first = weights[0]
     if first.dtype not in (torch.float16, torch.float32, torch.float64) or any(w.dtype is not first.dtype for w in weights):
@@ -140,10 +141,15 @@ def _flatten_parameters(self: nn.RNNBase) -> None:
         return
     stride = (4 if self.bias else 2) + (1 if self.proj_size > 0 else 0)
     with torch.no_grad():
-        buffer = _aten._cudnn_rnn_flatten_weight.default(
-            weights, stride, self.input_size, _MODULE_MODES[self.mode], self.hidden_size, self.proj_size, self.num_layers,
-            self.batch_first, bool(self.bidirectional),
-        )  # fmt: skip
+        if first.is_meta and not isinstance(first, FakeTensor):
+            states = self.num_layers * (2 if self.bidirectional else 1)
+            count = _flat_count(weights, _MODULE_MODES[self.mode], self.hidden_size, states)
+            buffer = torch.empty(count, dtype=first.dtype, device=first.device)
+        else:
+            buffer = _aten._cudnn_rnn_flatten_weight.default(
+                weights, stride, self.input_size, _MODULE_MODES[self.mode], self.hidden_size, self.proj_size,
+                self.num_layers, self.batch_first, bool(self.bidirectional),
+            )  # fmt: skip
         for w, place in zip(weights, _places(weights, stride), strict=True):
             w.data = buffer[place : place + w.numel()].view(w.shape)
 

@@ -80,6 +80,8 @@ class JobOptions(BaseModel):
     cudnn_benchmark: bool | None = None
     deterministic: bool | None = None
     alloc_conf: str | None = None
+    environment: dict[str, str] | None = None
+    process_group: Size | None = None
     batch_dim: int | str | None = None
     # What it does besides its steps: see `estimator.phases`.
     phases: tuple[PhaseName, ...] | None = None
@@ -99,6 +101,16 @@ class JobOptions(BaseModel):
         except ValidationError as error:
             problems = [f"{'.'.join(map(str, e['loc']))}: {e['msg']} (got {e['input']!r})" for e in error.errors()]
             raise SourceError("the options of the job do not hold", problems=problems, where="JobOptions") from None
+
+    @field_validator("environment", mode="before")
+    @classmethod
+    def _pairs(cls, value: Any) -> Any:
+        """`NAME=VALUE` texts, as the command line gives them, or a mapping."""
+        if not isinstance(value, (list, tuple)):
+            return value
+        if wrong := [text for text in value if "=" not in str(text)]:
+            raise ValueError(f"variables of the run are NAME=VALUE, not {wrong[0]!r}")
+        return dict(str(text).split("=", 1) for text in value)
 
     @field_validator("lora", mode="before")
     @classmethod
@@ -136,6 +148,8 @@ RUN_FIELDS = (
     "cudnn_benchmark",
     "deterministic",
     "alloc_conf",
+    "environment",
+    "process_group",
     "batch_dim",
 )
 """Fields that are `TrainingJob`'s own."""

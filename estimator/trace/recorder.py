@@ -31,6 +31,10 @@ DEVICE = torch.device("cpu", 0)
 """Stands for the target device in a trace. Host tensors are on `cpu` without an index, so the two never mix unseen."""
 HOST = torch.device("cpu")
 
+_GIVE_HOST_TENSORS = ("aten::_scaled_dot_product", "aten::_flash_attention", "aten::_efficient_attention",
+                      "aten::_pack_padded_sequence")  # fmt: skip
+"""Ops on the device some of whose results are on the host: seeds of dropout, batch sizes."""
+
 _DEVICE_OF = torch.ops.prim.device.default
 _READ_NUMBER = torch.ops.aten._local_scalar_dense.default
 _TO_COPY = torch.ops.aten._to_copy.default
@@ -225,6 +229,8 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
                 if told is None:
                     raise
                 return self._fake_like(told, args)
+        if not self.whole_host and "device" not in kwargs and not func._schema.name.startswith(_GIVE_HOST_TENSORS):
+            _with_their_arguments(args, out)
         self.values.follow(func, args, kwargs, out)
         if isinstance(out, FakeTensor) and out.constant is not None:
             # Torch's own following of constants forgets the device index that tells device from host; ours does not.
@@ -243,6 +249,20 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
             set_known(out, real)
             return out
         return tuple(self._fake_like(r, args) for r in real) if isinstance(real, (tuple, list)) else real
+
+
+def _with_their_arguments(args: tuple[Any, ...], out: Any) -> None:
+    """Put results on the device that all arguments are on: some fake kernels make them on `cpu`, without an index."""
+    results: list[Tensor] = []
+    _collect(out, results)
+    if not any(isinstance(t, FakeTensor) and t.fake_device == HOST for t in results):
+        return
+    given: list[Tensor] = []
+    _collect(args, given)
+    if given and all(isinstance(t, FakeTensor) and t.fake_device == DEVICE for t in given):
+        for t in results:
+            if isinstance(t, FakeTensor):
+                t.fake_device = DEVICE
 
 
 def _collect(value: Any, into: list[Tensor]) -> None:

@@ -42,14 +42,14 @@ def with_places(
 
 
 def ctc_loss(func: Any, args: tuple[Any, ...], known: Callable[[Any], Tensor | None]) -> Any:
-    """Results of a CTC loss, or of its backward pass, which gives one like the probabilities.
+    """Results of a CTC loss, or of its backward pass: a contiguous one of the shape of the probabilities.
 
     Those of the loss are (batch,) and (batch, time, 2 * longest target + 1); None where the lengths are not known.
 
     Source: `ctc_loss_gpu_template` in aten/src/ATen/native/cuda/LossCTC.cu, 2.13.
     """
     if "backward" in func._schema.name:
-        return torch.empty_like(args[1])
+        return torch.empty_like(args[1], memory_format=torch.contiguous_format)
     probabilities, _, _, lengths = args[:4]
     if isinstance(lengths, Tensor):
         real = known(lengths)

@@ -7,6 +7,7 @@ const CATEGORIES = {
   parameters: "parameters", buffers: "buffers", optimizer_state: "optimizer state", gradients: "gradients", inputs: "inputs",
   activations: "activations", temporaries: "temporaries", library_workspaces: "library workspaces",
   allocator_rounding: "allocator rounding", allocator_fragmentation: "allocator fragmentation", cuda_context: "CUDA context",
+  nccl: "NCCL communicator",
 };
 
 // ------------------------------------------------------------ words, numbers, colours
