@@ -6,10 +6,13 @@ Source: aten/src/ATen/TensorIterator.cpp, `compute_strides`, `reorder_dimensions
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 INT32_MAX = (1 << 31) - 1
+PIECES_LIMIT = 64
+"""Pieces that are looked at: 2^37 elements, more than any card holds."""
 
 
 @dataclass(frozen=True)
@@ -53,7 +56,13 @@ class ReduceIterator:
         )
 
     def pieces(self) -> Iterator[ReduceIterator]:
-        """The parts that fit 32-bit indexing, in the order in which they run."""
+        """The parts that fit 32-bit indexing, in the order in which they run; of very many the first.
+
+        They run one after the other, and halves of halves are alike: those left out take no more than those given.
+        """
+        return itertools.islice(self._halves(), PIECES_LIMIT)
+
+    def _halves(self) -> Iterator[ReduceIterator]:
         if self.fits_32bit():
             yield self
             return
@@ -64,8 +73,8 @@ class ReduceIterator:
                 if self.shape[d] and extent > widest:
                     widest, dim = extent, d
         half = self.shape[dim] // 2
-        yield from self._narrow(dim, 0, half).pieces()
-        yield from self._narrow(dim, half, self.shape[dim] - half).pieces()
+        yield from self._narrow(dim, 0, half)._halves()
+        yield from self._narrow(dim, half, self.shape[dim] - half)._halves()
 
     def _narrow(self, dim: int, start: int, size: int) -> ReduceIterator:
         shape = (*self.shape[:dim], size, *self.shape[dim + 1 :])

@@ -44,8 +44,8 @@ def _reserve(op: Op, mode: int) -> list[Scratch]:
     """
     size = op.outputs[3].nbytes
     gates = _GATES.get(mode, 4)
-    bounds = {"low_bytes": size * gates // (gates + 1), "high_bytes": 2 * size}
-    return [Scratch(size, confidence="assumed", result=3, **bounds)] if size else []
+    low = size * gates // (gates + 1)
+    return [Scratch(size, confidence="assumed", result=3, low_bytes=low, high_bytes=2 * size)] if size else []
 
 
 @rule("aten._cudnn_rnn_backward.default")
