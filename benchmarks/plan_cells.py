@@ -1,11 +1,11 @@
 """Time a plan of 1,000 cells, 20 models x 5 precisions x 10 devices, killed in the middle and gone on with.
 
-    python -m benchmarks.plan_cells [-o DIR] [--workers 2] [--every N] [--no-kill] [--check]
+    python -m benchmarks.plan_cells [-o DIR] [--workers 2] [--models NAME ...] [--no-kill] [--check]
 
 The models are those of `benchmarks.plan_jobs`. The first command is killed (SIGKILL) once half of the cells are on the
 disk, the second goes on; what is lost, done twice or without an answer is counted. Wall time is of both together.
 Processor time is of both commands and all processes below them; a busy machine stretches it less than the wall time,
-which with two cores of one's own is its half. `--every N` takes every Nth model only, for a sample.
+which with two cores of one's own is its half. `--models` takes these alone, for a sample.
 Exit code 1 with --check where a cell is lost, done twice or without an answer, or the plan took 5 minutes or longer.
 """
 
@@ -33,11 +33,15 @@ PRECISIONS = ("fp32", "amp-bf16", "amp-fp16", "bf16", "fp16")
 WANTED_SECONDS = 300.0
 
 
-def plan_text(every: int = 1) -> str:
+def all_models() -> list[str]:
+    """Names of the functions of `benchmarks.plan_jobs` that give a job."""
+    return [name for name, _ in inspect.getmembers(plan_jobs, inspect.isfunction) if not name.startswith("_")]
+
+
+def plan_text(models: list[str]) -> str:
     """The plan: TOML."""
-    functions = [name for name, _ in inspect.getmembers(plan_jobs, inspect.isfunction) if not name.startswith("_")]
     lines = [f"devices = {json.dumps(DEVICES)}", 'torch_version = "2.11.0"']
-    for name in functions[::every]:
+    for name in models:
         lines += ["[[jobs]]", f'name = "{name}"', f'job = "{HERE / "plan_jobs.py"}:{name}"']
         lines += [f"precision = {json.dumps(PRECISIONS)}"]
     return "\n".join(lines) + "\n"
@@ -101,15 +105,15 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("-o", "--output", type=Path, metavar="DIR", help="keep the plan and its report there")
     parser.add_argument("--workers", type=int, default=2)
-    parser.add_argument("--every", type=int, default=1, metavar="N")
+    parser.add_argument("--models", nargs="+", choices=all_models(), default=all_models(), metavar="NAME")
     parser.add_argument("--no-kill", action="store_true")
     parser.add_argument("--check", action="store_true")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as temporary:
         folder = options.output or Path(temporary)
         folder.mkdir(parents=True, exist_ok=True)
-        (folder / "plan.toml").write_text(plan_text(options.every), encoding="utf-8")
-        total = plan_text(options.every).count("[[jobs]]") * len(PRECISIONS) * len(DEVICES)
+        (folder / "plan.toml").write_text(plan_text(options.models), encoding="utf-8")
+        total = len(options.models) * len(PRECISIONS) * len(DEVICES)
         adopt_orphans()
         before = processor_seconds()
         seconds, kept = 0.0, list[str]()
