@@ -42,20 +42,35 @@ def explained(graph: StepGraph) -> Iterator[None]:
     except EstimatorError:
         raise
     except (UnsupportedOperatorException, NotImplementedError) as error:
-        raise MissingKernelError(
-            "an op has no kernel for tensors without data",
-            got=str(error).splitlines()[0][:300], where=_where(error, graph),
-            hint="register one with torch.library.register_fake, or allow a tiny real run (--allow-real-run)",
-        ) from error  # fmt: skip
+        raise _missing_kernel(error, graph) from error
     except torch.OutOfMemoryError:
         raise
     except Exception as error:
+        if no_fake_kernel(error):
+            raise _missing_kernel(error, graph) from error
         raise TraceError(
             "the step fails on tensors without data",
             got=f"{type(error).__name__}: {str(error)[:500]}", where=_where(error, graph),
             hint=("if the same step runs on real tensors, please report it; --allow-real-run falls back to a tiny "
             "real run"),
         ) from error  # fmt: skip
+
+
+def no_fake_kernel(error: BaseException) -> bool:
+    """Whether it is what a custom op raises that has no fake kernel.
+
+    Source: torch/_library/custom_ops.py, `CustomOpDef._register_to_dispatcher`, 2.11 and 2.13.
+    """
+    return isinstance(error, RuntimeError) and "no fake impl registered" in str(error)
+
+
+def _missing_kernel(error: BaseException, graph: StepGraph) -> MissingKernelError:
+    return MissingKernelError(
+        "an op has no kernel for tensors without data",
+        got=(str(error).splitlines() or [""])[0][:300],
+        where=_where(error, graph),
+        hint="register one with torch.library.register_fake, or allow a tiny real run (--allow-real-run)",
+    )
 
 
 def _data_dependent(op: str, error: BaseException, graph: StepGraph) -> DataDependentError:

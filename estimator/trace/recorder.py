@@ -21,6 +21,7 @@ from estimator.graph import Op, StepGraph, StorageEvent, TensorSpec
 from estimator.ledger import Category
 from estimator.trace.assumed import AssumedNumbers
 from estimator.trace.bounds import check_rows
+from estimator.trace.explain import no_fake_kernel
 from estimator.trace.lists import NOT_DONE, run_on_lists
 from estimator.trace.paths import ModulePaths
 from estimator.trace.shapes import CTC, ctc_loss, with_places
@@ -38,6 +39,10 @@ _GIVE_HOST_TENSORS = ("aten::_scaled_dot_product", "aten::_flash_attention", "at
 _DEVICE_OF = torch.ops.prim.device.default
 _READ_NUMBER = torch.ops.aten._local_scalar_dense.default
 _TO_COPY = torch.ops.aten._to_copy.default
+
+
+_WITHOUT_RESULT = (UnsupportedOperatorException, DynamicOutputShapeException, NotImplementedError)
+"""What torch raises where an op cannot be run on fakes."""
 
 
 class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
@@ -224,7 +229,9 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         if out is NOT_DONE:
             try:
                 out = func(*args, **kwargs)
-            except (UnsupportedOperatorException, DynamicOutputShapeException, NotImplementedError):
+            except RuntimeError as error:
+                if not isinstance(error, _WITHOUT_RESULT) and not no_fake_kernel(error):
+                    raise
                 told = None if self.on_unknown is None else self.on_unknown(func)
                 if told is None:
                     raise
