@@ -53,6 +53,11 @@ def collate(samples: list[dict[str, Any]]) -> dict[str, Tensor]:
     return {"ids": ids, "labels": labels}
 
 
+def pads(data: Any) -> Any:
+    """A loader that takes samples of any lengths together."""
+    return DataLoader(data, 2, collate_fn=list)
+
+
 def job(batch: Any) -> TrainingJob:
     return TrainingJob(model=lambda: torch.nn.Linear(1, 1), batch=batch, optimizer="sgd")
 
@@ -71,14 +76,14 @@ def states() -> list[Any]:
 # ------------------------------------------------------------ the pass
 
 
-@pytest.mark.parametrize("wrap", [lambda data: data, lambda data: DataLoader(data, 2, collate_fn=collate)])
+@pytest.mark.parametrize("wrap", [pads, lambda data: DataLoader(data, 2, collate_fn=collate)])
 def test_one_pass_reads_each_sample_once_and_leaves_random_numbers_alone(wrap: Any) -> None:
     data = Texts([3, 5, 2, 5])
     before = states()
     told: list[tuple[int, int]] = []
     found = Samples(job(wrap(data)), advance=lambda done, total, _: told.append((done, total)))
     assert found.lengths.tolist() == [3, 5, 2, 5]
-    assert data.read == [0, 1, 2, 3]
+    assert data.read == [0, 1, 2, 3, 2, 1]  # and the shortest and the longest, which must go together
     assert told == [(4, 4)]
     assert states() == before
 
@@ -113,10 +118,10 @@ def test_a_stream_without_end_is_looked_at_so_far() -> None:
                 n += 1
                 yield torch.zeros(n)
 
-    assert Samples(job(Endless()), most=5).lengths.tolist() == [1, 2, 3, 4, 5]
+    assert Samples(job(pads(Endless())), most=5).lengths.tolist() == [1, 2, 3, 4, 5]
     data = Texts([3, 5, 4])
-    assert Samples(job(data), most=2).lengths.tolist() == [3, 5]
-    assert data.read == [0, 1]
+    assert Samples(job(pads(data)), most=2).lengths.tolist() == [3, 5]
+    assert data.read == [0, 1, 0, 1]
 
 
 def test_a_sample_that_cannot_be_read_is_named() -> None:
@@ -146,7 +151,7 @@ def test_what_varies_is_found(sample: Any, lengths: list[int]) -> None:
         def __getitem__(self, index: int) -> Any:
             return sample(lengths[index])
 
-    assert Samples(job(Data())).lengths.tolist() == lengths
+    assert Samples(job(pads(Data()))).lengths.tolist() == lengths
 
 
 def test_two_lengths_need_a_name_and_a_wrong_one_gets_the_nearest() -> None:
@@ -156,7 +161,7 @@ def test_two_lengths_need_a_name_and_a_wrong_one_gets_the_nearest() -> None:
 
     data = Pairs([3, 5, 4])
     assert "--column" in refused(lambda: Samples(job(data)))
-    assert Samples(job(data), column="target").lengths.tolist() == [7, 5, 6]
+    assert Samples(job(pads(data)), column="target").lengths.tolist() == [7, 5, 6]
     assert "did you mean target?" in refused(lambda: Samples(job(data), column="targets"))
 
 
@@ -173,14 +178,13 @@ def test_data_that_draw_their_lengths_are_refused() -> None:
             self.read.append(index)
             return {"ids": torch.zeros(len(self.read))}
 
-    found = Samples(job(Crops([1, 1, 1])))
-    assert "another length each time" in refused(lambda: found.job_at(3))
+    assert "another length each time" in refused(lambda: Samples(job(pads(Crops([1, 1, 1])))))
 
 
 def test_lengths_from_elsewhere_must_be_those_of_the_data() -> None:
     data = Texts([3, 5, 2])
     found = Samples(job(DataLoader(data, 2, collate_fn=collate)), lengths=np.asarray([3, 5, 2]))
-    assert data.read == []
+    assert data.read == [2, 1]
     assert batch_maker(found.job_at(5).batch)(2)["ids"].shape == (2, 5)
     assert "2 lengths, 3 samples" in refused(lambda: Samples(job(data), lengths=np.asarray([3, 5])))
 
@@ -218,6 +222,11 @@ def test_a_collate_function_that_fails_is_named_with_the_samples() -> None:
     text = refused(lambda: make(2))
     assert "the collate function fails on 2 samples" in text
     assert "stack expects each tensor to be equal size" in text
+
+
+def test_samples_that_do_not_go_together_are_told_before_anything_is_traced() -> None:
+    text = refused(lambda: Samples(job(Texts([3, 5, 4]))))
+    assert "the collate function fails on 2 samples" in text
 
 
 # ------------------------------------------------------------ samplers
@@ -279,7 +288,6 @@ def test_a_loader_brings_its_batch_size_and_its_order() -> None:
     assert (shuffled.batch_size, shuffled.batches) == (2, None)
     ordered = gather(job(DataLoader(data, 2, collate_fn=collate)))
     assert (ordered.batch_size, ordered.batches) == (2, [(2, 5), (2, 9)])
-    assert gather(job(data)).batch_size is None
 
 
 def test_lengths_are_cut_and_rounded_up() -> None:

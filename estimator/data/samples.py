@@ -18,7 +18,7 @@ from estimator.errors import ConfigError, EstimatorError, JobError
 from estimator.job import TrainingJob
 from estimator.random_state import random_kept
 from estimator.sources.words import did_you_mean, user_error
-from estimator.trace.collated import repeated
+from estimator.trace.collated import collated, repeated
 
 Place = tuple[str, int]
 """A leaf of a sample by the keys that lead to it, and one of its dimensions."""
@@ -36,7 +36,8 @@ class Samples:
         advance: told how far the pass is.
 
     Raises:
-        JobError: the data are empty, or do not say by themselves which length counts.
+        JobError: the data are empty, or do not say by themselves which length counts; the collate function fails on the
+            shortest with the longest.
         ConfigError: a sample has no such part, `lengths` are not those of the data, or a length is 0.
     """
 
@@ -64,10 +65,18 @@ class Samples:
         """Of a stream, whose samples come but once: one sample of each length."""
         self.lengths = self._measured(advance) if lengths is None else self._given(lengths)
         self._first = {} if self._streams else _first_of_each(self.lengths)
+        self._check_together()
 
     def job_at(self, length: int) -> TrainingJob:
         """The job on batches of a sample of that length, repeated."""
         return self._job.with_(batch=repeated(self._sample(length), self._collate))
+
+    def _check_together(self) -> None:
+        """Collate the shortest with the longest, as training may have to."""
+        shortest, longest = int(self.lengths.min()), int(self.lengths.max())
+        samples = [self._sample(shortest), self._sample(longest)]
+        with random_kept():
+            collated(samples, self._collate)
 
     def _sample(self, length: int) -> Any:
         if self._streams:

@@ -40,6 +40,26 @@ def repeated(sample: Any, collate: Callable[[list[Any]], Any]) -> BatchMaker:
     return Collated(lambda: iter((sample,)), collate)
 
 
+def collated(samples: list[Any], collate: Callable[[list[Any]], Any]) -> Any:
+    """What a collate function makes of samples.
+
+    Raises:
+        JobError: it fails.
+    """
+    # Containers of their own: it may take keys out of the samples it is given.
+    own = [tree_map(_same, sample) for sample in samples]
+    try:
+        return collate(own)
+    except JobError:
+        raise
+    except Exception as error:
+        raise JobError(
+            f"the collate function fails on {len(own)} samples",
+            got=f"{type(error).__name__}: {error}", where="TrainingJob.batch",
+            hint="give a DataLoader whose collate_fn takes any samples of the data, or batch=lambda n: ...",
+        ) from error  # fmt: skip
+
+
 class Collated:
     """Samples of a dataset, collated: really at small sizes, by following the shapes beyond.
 
@@ -86,7 +106,7 @@ class Collated:
         other = next((sample for sample in taken if _form(sample) != _form(taken[0])), None)
         if other is None:
             return taken
-        self._called([taken[0], other])  # samples that differ must go together, as they do in training
+        collated([taken[0], other], self._collate)  # samples that differ must go together, as they do in training
         largest = max(taken, key=_size)
         self.remark = (
             f"the first {len(taken)} samples of the data differ in shape: batches are made of the largest of them, and "
@@ -95,21 +115,7 @@ class Collated:
         return [largest]
 
     def _collated(self, n: int) -> Any:
-        return self._called([self._taken[i % len(self._taken)] for i in range(n)])
-
-    def _called(self, samples: list[Any]) -> Any:
-        # Containers of their own: a collate function may take keys out of the samples it is given.
-        own = [tree_map(_same, sample) for sample in samples]
-        try:
-            return self._collate(own)
-        except JobError:
-            raise
-        except Exception as error:
-            raise JobError(
-                f"the collate function fails on {len(own)} samples",
-                got=f"{type(error).__name__}: {error}", where="TrainingJob.batch",
-                hint="give a collate function that takes any number of samples, or batch=lambda n: ...",
-            ) from error  # fmt: skip
+        return collated([self._taken[i % len(self._taken)] for i in range(n)], self._collate)
 
 
 def _same(leaf: Any) -> Any:
