@@ -376,3 +376,14 @@ def test_samples_that_differ_are_taken_at_their_largest_and_it_is_said() -> None
     (warning,) = (w for w in found.warnings if w.code == "samples-differ")
     assert "the first 8 samples" in warning.message
     assert found.max_batch_size == alone(900).max_batch_size
+
+
+def test_what_is_tried_again_is_not_logged(capfd: pytest.CaptureFixture[str]) -> None:
+    import estimator
+
+    made = TrainingJob(
+        model=lambda: torch.nn.Linear(9, 2), batch=DataLoader(Texts([3, 5]), 2), optimizer="sgd",
+        loss=lambda model, batch: model(batch["ids"].float()).sum(),
+    )  # fmt: skip
+    assert "fails on 2 samples" in refused(lambda: estimator.estimate(made, "l4", cross_check=False))
+    assert "Traceback" not in capfd.readouterr().err

@@ -93,7 +93,7 @@ class StepRunner:
             with contextlib.ExitStack() as stack:
                 stack.enter_context(random_kept(seed=0))  # the same question gets the same answer
                 try:
-                    with self.mode, recorder:
+                    with self.mode, recorder, _unlogged():
                         return map_tensors(self._as_host, make(n))
                 except Exception:
                     # Many data pipelines leave torch (numpy, PIL): run the function for real.
