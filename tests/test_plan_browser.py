@@ -196,6 +196,19 @@ def test_a_figure_is_saved_as_svg(page: Browser) -> None:
     assert page.console() == []
 
 
+def test_one_estimate_and_a_plan_without_answers_have_pages_too(window: Browser, tmp_path: Path) -> None:
+    made_up = document()
+    made_up["cells"] = made_up["cells"][:1]
+    page = opened(window, tmp_path, {**made_up, "is_plan": False})
+    assert page.run("return document.getElementById('heatmap')") is None
+    assert "Small Card: 24.00 GiB" in texts(page, "curve")
+    assert page.console() == []
+    made_up["cells"] = document()["cells"][6:]
+    page = opened(window, tmp_path, made_up)
+    assert column(page, "Status") == ["not predicted", "not solved yet"]
+    assert page.console() == []
+
+
 @pytest.mark.parametrize("harm", HARMS)
 def test_names_that_would_do_harm_are_shown_and_not_run(window: Browser, tmp_path: Path, harm: str) -> None:
     page = opened(window, tmp_path, document(job=harm, module=harm, title=harm))
