@@ -18,6 +18,7 @@ import json
 import random
 import sys
 from collections.abc import Iterator, Sequence
+from datetime import date
 from fnmatch import fnmatchcase
 from functools import partial
 from importlib.metadata import version
@@ -115,7 +116,7 @@ def sums(rows: Sequence[dict[str, Any]]) -> Iterator[str]:
 def markdown(rows: Sequence[dict[str, Any]], settings: str) -> str:
     """The report: sums, and every row."""
     out = ["# timm's brackets on an RTX 3090", ""]
-    out += [f"Made by `python -m benchmarks.brackets` ({settings}) with torch {version('torch')}, timm {version('timm')}.", ""]
+    out += [f"Made by `python -m benchmarks.brackets` ({settings}) with torch {version('torch')}, timm {version('timm')} on {date.today()}.", ""]
     out += [*sums(rows), "", "| model | pixels | layout | ran | failed | predicted | at the low end | rungs off |"]
     out.append("|---|---|---|---|---|---|---|---|")
     for r in sorted(rows, key=lambda r: (r["model"], r["memory_format"])):

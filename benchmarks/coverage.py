@@ -16,6 +16,7 @@ import json
 import resource
 import sys
 import time
+from collections import Counter
 from fnmatch import fnmatchcase
 from functools import partial
 from pathlib import Path
@@ -109,7 +110,9 @@ def main() -> int:
     if options.report is not None:
         from benchmarks.coverage_report import markdown
 
-        options.report.write_text(markdown(list(done.values())), encoding="utf-8")
+        warm_up(list(GROUPS))
+        listed = Counter(row.group for row in rows(GROUPS, Path(gettempdir()) / "coverage-configs"))
+        options.report.write_text(markdown(list(done.values()), listed), encoding="utf-8")
         return 0
     warm_up(options.groups)
     for row in rows(options.groups, Path(gettempdir()) / "coverage-configs"):

@@ -58,7 +58,14 @@ _OWN: dict[str, dict[str, Any]] = {
     "gemma3": {"vision_config": {"image_size": 896, "patch_size": 14}},
     "idefics3": _IDEFICS,
     "smolvlm": _IDEFICS,
-    "mllama": {"text_config": {"rope_scaling": _ROPE}},
+    # States of the vision part's middle layers are joined to its last: with two layers, of both.
+    "mllama": {
+        "text_config": {"rope_scaling": _ROPE},
+        "vision_config": {"intermediate_layers_indices": [0, 1], "vision_output_dim": 3 * 1280},
+    },
+    # The image's token is number 32000: a vocabulary of 32000 has no row for it.
+    "llava": {"text_config": {"vocab_size": 32064}},
+    "llava_next": {"text_config": {"vocab_size": 32064}},
 }
 OPTIONS: dict[str, dict[str, Any]] = {
     # Paths without their own kernels, which loop over tokens.

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from datetime import date
 from importlib.metadata import PackageNotFoundError, version
 from statistics import median
 from typing import Any
@@ -12,19 +13,28 @@ from benchmarks.coverage_models import GROUPS
 _PACKAGES = ("torch", "torchvision", "timm", "transformers", "peft")
 
 
-def markdown(found: Sequence[dict[str, Any]]) -> str:
-    """The report of the results, in the order of the groups."""
-    return "\n".join([*_head(), *sums(found), "", *_failures(found), "", *_all(found)]) + "\n"
+def markdown(found: Sequence[dict[str, Any]], listed: Mapping[str, int] | None = None) -> str:
+    """The report of the results, in the order of the groups; `listed` says how many models each group has."""
+    return "\n".join([*_head(), *_left(found, listed or {}), *sums(found), "", *_failures(found), "", *_all(found)]) + "\n"
 
 
 def _head() -> Iterator[str]:
     yield "# Coverage"
     yield ""
     yield "Made by `python -m benchmarks.coverage` (what is traced, and how, stands in its docstring) with"
-    yield f"{', '.join(filter(None, map(_version, _PACKAGES)))}. CPU seconds, wall seconds and peak RSS are of one model's"
+    yield f"{', '.join(filter(None, map(_version, _PACKAGES)))} on {date.today()}. CPU seconds, wall seconds and peak RSS are of one model's"
     yield "process, a fork of one that has imported the libraries; other work ran on the machine at the same time, which"
     yield "the wall seconds show."
     yield ""
+
+
+def _left(found: Sequence[dict[str, Any]], listed: Mapping[str, int]) -> Iterator[str]:
+    """What was not run, which is neither traced nor failed."""
+    counts = {group: listed.get(group, 0) - sum(f["group"] == group for f in found) for group in GROUPS}
+    left = [f"{count} of {listed[group]} of {group}" for group, count in counts.items() if count > 0]
+    if left:
+        yield f"Not run, and counted nowhere below: {', '.join(left)}."
+        yield ""
 
 
 def _version(package: str) -> str:
