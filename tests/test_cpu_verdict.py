@@ -39,6 +39,15 @@ def mlp():
     )
 
 
+def conv():
+    layers = [nn.Conv2d(3, 32, 3, padding=1), nn.BatchNorm2d(32), nn.ReLU(), nn.Conv2d(32, 32, 3, padding=1), nn.ReLU(),
+              nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(32, 10)]
+    return TrainingJob(
+        model=lambda: nn.Sequential(*layers), batch=lambda n: (torch.randn(n, 3, 64, 64), torch.randint(0, 10, (n,))),
+        loss=lambda m, b: F.cross_entropy(m(b[0]), b[1]), optimizer="sgd_momentum",
+    )
+
+
 def gpt():
     return TrainingJob(
         model=lambda: GPT(4000, 256, 128, 2, 2), batch=lambda n: torch.randint(4000, (n, 257)), loss=next_token_loss,
@@ -113,7 +122,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="RLIMIT_DATA bounds mappings on Linux only (4.7)")
-@pytest.mark.parametrize("name", ["mlp", "gpt"])
+@pytest.mark.parametrize("name", ["mlp", "conv", "gpt"])
 def test_the_largest_batch_trains_under_a_resource_limit_and_a_tenth_more_does_not(name: str, folder: Path) -> None:
     size = GIB
     enter, job = under_rlimit(size), f"jobs.py:{name}"
