@@ -241,7 +241,7 @@ def lines(folder: Path) -> list[str]:
 @pytest.mark.slow
 @pytest.mark.torch
 def test_killed_in_the_middle_it_goes_on_with_nothing_lost_or_done_twice(tmp_path: Path) -> None:
-    for package in ("torch", "joblib", "jinja2"):
+    for package in ("torch", "joblib", "jinja2", "plotly"):
         pytest.importorskip(package)
     plan_of(tmp_path)
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
