@@ -137,3 +137,15 @@ def test_convolutions_that_cannot_be_asked_are_named(monkeypatch: pytest.MonkeyP
     conv_onednn.wanted.cache_clear()
     assert {line.name: line.confidence for line in found.lines}["temporaries"] == "modelled"
     assert found.device_interval.high_bytes > found.device_bytes
+
+
+@pytest.mark.parametrize(("said", "count"), [("3", 3), ("2,4", 2)])
+def test_threads_are_those_of_openmp(said: str, count: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    from estimator.device import Target
+    from estimator.scratch.cpu.threads import thread_count
+
+    device = estimator.DeviceProfile(name="c", kind="cpu", total_bytes=2**30, context_bytes=0)
+    monkeypatch.setenv("OMP_NUM_THREADS", said)
+    assert thread_count(Target(device=device, torch_version="2.13.0")) == count
+    monkeypatch.setenv("OMP_NUM_THREADS", "")
+    assert thread_count(Target(device=device, torch_version="2.13.0")) >= 1
