@@ -199,6 +199,7 @@ def lent(
             for name, value in list(module.__dict__.items()):
                 if isinstance(value, Tensor):
                     module.__dict__[name] = faker(value)
+        slots, held, t, value = (), {}, None, None  # nor may this frame keep the last of them
         faker.forget()
         yield
     finally:
