@@ -1,10 +1,13 @@
 """Ask cuDNN for the workspaces of many convolutions: the measurements from which `benchmarks.conv_fit` makes a table.
 
     python -m benchmarks.conv_sample --capability 8.0 --count 400000 --seed 1 --out rows.jsonl.gz
+    python -m benchmarks.conv_sample --capability 8.0 --usual --out usual.jsonl.gz
 
 Needs cuDNN (`pip install batch-estimator[cudnn]`) and torchvision; timm's models take part where it is installed. The
 table wants the engines that are compiled when they are used, so libcuda.so.1 must be loadable; else it says so and ends.
-Half of the convolutions are layers of models, at random batch and image sizes, half are made up.
+Half of the convolutions are layers of models, at random batch and image sizes, half are made up. With `--usual` they
+are no sample, but all of the usual ones: layers of torchvision's models at 224 pixels, and square images with channels
+by powers of two, at common batch sizes (`benchmarks.conv_exceptions` reads these).
 """
 
 from __future__ import annotations
@@ -15,7 +18,7 @@ import gzip
 import json
 import random
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 from estimator.device import DeviceProfile, Target
@@ -105,8 +108,40 @@ def scaled(layer: Layer, scale: float) -> Layer | None:
     return layer._replace(x=(layer.x[0], *pixels), y=(layer.y[0], *out))
 
 
-def layers_of_models() -> list[Layer]:
-    """The distinct convolutions of torchvision's models at 160 and 224 pixels, and of two timm models a family."""
+def usual_layers() -> Iterator[Layer]:
+    """Layers of torchvision's models at 224 pixels, then convolutions of square images with channels by powers of two."""
+    yield from (layer for layer in layers_of_models((224,), others=False) if len(layer.x) == 3)
+    powers = [16 << i for i in range(7)]
+    pairs = [(c, k) for c in powers for k in (c // 2, c, 2 * c, 4 * c) if k in powers]
+    pairs += [(c, k) for c in (1, 3) for k in powers[:4]] + [(c, k) for c in powers[:4] for k in (1, 2, 3)]
+    for c, k in pairs:
+        for side in (4, 8, 16, 32, 64, 128, 256, 512, 7, 14, 28, 56, 112, 224):
+            for kernel, stride, padding in ((3, 1, 1), (1, 1, 0), (2, 2, 0), (3, 2, 1), (4, 2, 1)):
+                layer = Layer((c, side, side), (k, c, kernel, kernel), (), (stride,) * 2, (padding,) * 2, (1, 1), 1)
+                pixels = output((side, side), layer)
+                if min(pixels) > 0:
+                    yield layer._replace(y=(k, *pixels))
+
+
+def usual_calls() -> Iterator[tuple[int, CudnnConv]]:
+    """The usual convolutions at the batch sizes people take, in the layouts they come in."""
+    for number, layer in enumerate(usual_layers()):
+        for batch in (1, 2, 4, 8, 16, 32, 64, 128, 12, 24, 48):
+            for dtype, nhwc in (("float32", False), ("bfloat16", False), ("bfloat16", True)):
+                for kind in KINDS:
+                    call = layer.at(batch, kind, dtype, nhwc)
+                    if goes_to_cudnn(call):
+                        yield number, call
+
+
+def goes_to_cudnn(call: CudnnConv) -> bool:
+    """Whether PyTorch gives it to cuDNN (depthwise ones have kernels of PyTorch's own), and its tensors are not too large."""
+    is_pytorchs = call.groups == call.x[1] > 1 and not call.nhwc and call.dtype != "float16"
+    return not is_pytorchs and conv_workspace.tensor_bytes(call) <= MOST_BYTES
+
+
+def layers_of_models(sizes: Sequence[int] = (224, 160), others: bool = True) -> list[Layer]:
+    """The distinct convolutions of torchvision's models at these image sizes, and of two timm models a family."""
     import torch
 
     from benchmarks.vision import models
@@ -125,14 +160,15 @@ def layers_of_models() -> list[Layer]:
         import timm
     except ModuleNotFoundError:
         print("timm is not installed: torchvision's models only", file=sys.stderr)
-    else:
+        others = False
+    if others:
         families: dict[str, list[str]] = {}
         for name in timm.list_models():
             families.setdefault(name.split("_")[0].rstrip("0123456789"), []).append(name)
         makers += [functools.partial(timm.create_model, n) for names in families.values() for n in names[:2]]
     found: dict[Layer, None] = {}
     for make in makers:
-        for size in (224, 160):
+        for size in sizes:
             try:
                 with torch.device("meta"), torch.no_grad():
                     _record(make().eval(), torch.randn(1, 3, size, size), found)
@@ -184,8 +220,7 @@ def draw(rng: random.Random, known: list[Layer], halves: tuple[str, ...]) -> Ite
         dtype, nhwc = rng.choice(("float32", *halves)), rng.random() < 0.4
         for kind in KINDS:
             call = layer.at(batch, kind, dtype, nhwc)
-            is_pytorchs = call.groups == call.x[1] > 1 and not nhwc and dtype != "float16"  # depthwise kernels
-            if not is_pytorchs and conv_workspace.tensor_bytes(call) <= MOST_BYTES:
+            if goes_to_cudnn(call):
                 yield number, call
 
 
@@ -194,6 +229,7 @@ def main() -> int:
     parser.add_argument("--capability", default="8.0")
     parser.add_argument("--count", type=int, default=400_000)
     parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--usual", action="store_true", help="all of the usual ones in place of a sample")
     parser.add_argument("--out", required=True)
     options = parser.parse_args()
     major, minor = map(int, options.capability.split("."))
@@ -210,16 +246,17 @@ def main() -> int:
     written = 0
     with gzip.open(options.out, "wt") as file:
         file.write(json.dumps({"capability": [major, minor], "cudnn": cudnn.version}) + "\n")
-        for number, call in draw(random.Random(options.seed), layers_of_models(), halves):
+        sample = draw(random.Random(options.seed), layers_of_models(), halves) if not options.usual else usual_calls()
+        for number, call in sample:
             question = {name: getattr(call, name) for name in cudnn_deviceless.ASKED}
             found = cudnn_worker.answer(cudnn, card, question | {"deterministic": False, "first": True})
             if "workspace" in found:
                 row = [number, call.kind, call.dtype, call.nhwc, *(getattr(call, n) for n in Layer._fields)]
                 file.write(json.dumps([*row, found["workspace"]]) + "\n")
                 written += 1
-            if written >= options.count:
-                return 0
-    return 1
+            if written >= options.count and not options.usual:
+                break
+    return 0
 
 
 if __name__ == "__main__":

@@ -152,6 +152,22 @@ class SuperResolution(nn.Module):
         return self.out(self.up(x))
 
 
+class Autoencoder(nn.Module):
+    """Strided convolutions down, transposed ones up."""
+
+    def __init__(self, width: int = 48, depth: int = 4) -> None:
+        super().__init__()
+        widths = [3, *(width << i for i in range(depth))]
+        down = [m for c, k in zip(widths, widths[1:], strict=False) for m in (nn.Conv2d(c, k, 5, 2, 2), nn.GELU())]
+        widths.reverse()
+        up = [m for c, k in zip(widths, widths[1:], strict=False)
+              for m in (nn.ConvTranspose2d(c, k, 3, 2, 1, output_padding=1), nn.GELU())]  # fmt: skip
+        self.body = nn.Sequential(*down, *up[:-1])
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.body(x)
+
+
 def images(size: int, classes: int = 1000) -> Callable[[int], Batch]:
     return lambda n: (torch.randn(n, 3, size, size), torch.randint(0, classes, (n,)))
 
@@ -225,4 +241,16 @@ _ALL = [
     Case("resnet101-amp-sgd", vision("resnet101"), images(224), classify, SGD, "amp-bf16", (7, 28)),
     Case("edsr-fp32-adam", SuperResolution, PAIRS, regress, ADAM, "fp32", (4, 14)),
 ]  # fmt: skip
+_LATER = [  # recorded after the tables were made anew
+    Case("densenet169-amp-sgd", vision("densenet169"), images(224), classify, SGD, "amp-bf16", (9, 30)),
+    Case("vgg16_bn_192-fp32-sgd", vision("vgg16_bn"), images(192), classify, SGD, "fp32", (5, 24)),
+    Case("efficientnet_b2-amp-adamw", vision("efficientnet_b2"), images(260), classify, ADAMW, "amp-bf16", (6, 22)),
+    Case("lraspp-fp32-sgd", SEGMENT("lraspp_mobilenet_v3_large"), masks(256), segment, SGD, "fp32", (5, 18)),
+    Case("convnext_small-amp-channels_last-adamw", vision("convnext_small"), images(224), classify, ADAMW, "amp-bf16",
+         (5, 18), channels_last=True),
+    Case("unet_small-fp32-adam", functools.partial(UNet, 32), masks(160, 2), classify, ADAM, "fp32", (3, 20)),
+    Case("autoencoder-fp32-adam", Autoencoder, lambda n: (torch.randn(n, 3, 128, 128),) * 2, regress, ADAM, "fp32",
+         (10, 60)),
+]  # fmt: skip
+_ALL += _LATER
 CASES: dict[str, Case] = {c.name: c for c in _ALL}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections import defaultdict
 from pathlib import Path
@@ -62,6 +63,19 @@ def test_every_feature_is_an_integer_with_a_name() -> None:
 def test_the_table_asks_about_these_features() -> None:
     for capability in conv_workspace.CAPABILITIES:
         assert tuple(conv_workspace.load_plans(capability)["features"]) == FEATURES
+
+
+def test_what_was_measured_stands_where_the_tree_is_wrong(monkeypatch: pytest.MonkeyPatch) -> None:
+    call = call_of(next(row for row in MEASURED if row[0] == "8.0"))
+    plain = conv_workspace.look_up(call, target((8, 0)))
+    monkeypatch.setattr(
+        conv_workspace, "load_exceptions", lambda capability: {conv_workspace.fingerprint(call): 1 << 40}
+    )
+    found = conv_workspace.look_up(call, target((8, 0)))
+    assert (found.size_bytes, found.high_bytes) == (1 << 40, 1 << 40)
+    assert found.low_bytes == plain.low_bytes
+    twice = dataclasses.replace(call, x=(2 * call.x[0], *call.x[1:]), y=(2 * call.y[0], *call.y[1:]))
+    assert conv_workspace.look_up(twice, target((8, 0))).size_bytes < 1 << 40
 
 
 def test_copies_and_the_partial_sums_of_a_split_reduction() -> None:
