@@ -43,10 +43,10 @@ def main() -> int:
 
 def add_exceptions(table: Path, exceptions: dict[str, int]) -> None:
     """Write them into the table as its last entry, in the place of those it has."""
-    text = table.read_text()
-    body = text.split(',\n"exceptions":')[0].rstrip().removesuffix("}").rstrip()
+    body = table.read_text().split(',\n"exceptions":')
+    kept = body[0] if len(body) > 1 else body[0].rstrip().removesuffix("}").rstrip()
     table.write_text(
-        f'{body},\n"exceptions":{json.dumps(dict(sorted(exceptions.items())), separators=(",", ":"))}\n}}\n'
+        f'{kept},\n"exceptions":{json.dumps(dict(sorted(exceptions.items())), separators=(",", ":"))}\n}}\n'
     )
 
 

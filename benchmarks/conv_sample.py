@@ -15,6 +15,7 @@ from __future__ import annotations
 import argparse
 import functools
 import gzip
+import itertools
 import json
 import random
 import sys
@@ -108,9 +109,9 @@ def scaled(layer: Layer, scale: float) -> Layer | None:
     return layer._replace(x=(layer.x[0], *pixels), y=(layer.y[0], *out))
 
 
-def usual_layers() -> Iterator[Layer]:
-    """Layers of torchvision's models at 224 pixels, then convolutions of square images with channels by powers of two."""
-    yield from (layer for layer in layers_of_models((224,), others=False) if len(layer.x) == 3)
+def usual_layers() -> Iterator[tuple[Layer, bool]]:
+    """Layers of torchvision's models at 224 pixels, then those of square images with channels by powers of two."""
+    yield from ((layer, True) for layer in layers_of_models((224,), others=False) if len(layer.x) == 3)
     powers = [16 << i for i in range(7)]
     pairs = [(c, k) for c in powers for k in (c // 2, c, 2 * c, 4 * c) if k in powers]
     pairs += [(c, k) for c in (1, 3) for k in powers[:4]] + [(c, k) for c in powers[:4] for k in (1, 2, 3)]
@@ -120,14 +121,14 @@ def usual_layers() -> Iterator[Layer]:
                 layer = Layer((c, side, side), (k, c, kernel, kernel), (), (stride,) * 2, (padding,) * 2, (1, 1), 1)
                 pixels = output((side, side), layer)
                 if min(pixels) > 0:
-                    yield layer._replace(y=(k, *pixels))
+                    yield layer._replace(y=(k, *pixels)), False
 
 
 def usual_calls() -> Iterator[tuple[int, CudnnConv]]:
     """The usual convolutions at the batch sizes people take, in the layouts they come in."""
-    for number, layer in enumerate(usual_layers()):
-        for batch in (1, 2, 4, 8, 16, 32, 64, 128, 12, 24, 48):
-            for dtype, nhwc in (("float32", False), ("bfloat16", False), ("bfloat16", True)):
+    for number, (layer, is_of_model) in enumerate(usual_layers()):
+        for batch in (1, 4, 8, 16, *((2, 12, 24, 32, 48, 64, 128) if is_of_model else ())):
+            for dtype, nhwc in itertools.product(("float32", "bfloat16"), (False, True)):
                 for kind in KINDS:
                     call = layer.at(batch, kind, dtype, nhwc)
                     if goes_to_cudnn(call):
