@@ -101,7 +101,9 @@ def of_peaks(rows: Iterable[Row]) -> dict[str, Summary]:
     rows = list(rows)
     good = [r for r in rows if r.predicted is not None]
     failed = len(rows) - len(good)
-    return {p: summarize([(r.signed(p), f"{r.case}@{r.batch} {r.device}") for r in good], failed) for p in PEAKS}
+    return {
+        p: summarize([(r.signed(p), f"{r.case}@{r.batch} {r.device}") for r in good], failed) for p in PEAKS
+    }
 
 
 class LargestSummary(NamedTuple):
