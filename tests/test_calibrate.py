@@ -70,6 +70,8 @@ def test_the_cpu_that_is_here(jobs: Path, tmp_path: Path) -> None:
     document = json.loads(done.stdout)
     lines = {line["name"]: line for line in document["calibration"]["compared"]}
     assert lines["tensors"]["measured_bytes"] == lines["tensors"]["predicted_bytes"] > 64 * MIB
+    under = [line["name"] for line in lines.values() if line["measured_bytes"] > line["predicted_bytes"]]
+    assert [note.partition(":")[0] for note in document["calibration"]["notes"]] == under, "no under-estimate in silence"
     # The growth holds the tensors, all of them written to.
     assert lines["growth of the resident memory"]["least_bytes"] > 60 * MIB
     profile = read_profile(tmp_path / "mine.toml")

@@ -9,7 +9,7 @@ import platform
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -65,7 +65,7 @@ def calibrate(
         say("two real steps with the profiler")
         runs.append(run_child(plan.model_copy(update={"with_profiler": True}), "", time_limit_seconds))
     at = answer.at(plan.batch_size)
-    compared = _on_cpu(answer, at, plan, runs) if plan.card is None else _on_card(answer, at, plan, runs)
+    compared = tuple(_on_cpu(answer, at, plan, runs) if plan.card is None else _on_card(answer, at, plan, runs))
     return Calibration(
         device=device,
         job=plan.spec,
@@ -75,7 +75,7 @@ def calibrate(
         machine=platform.node(),
         date=datetime.date.today().isoformat(),
         runs=tuple(runs),
-        compared=tuple(compared),
+        compared=compared,
         notes=tuple(_notes(compared, runs)),
     )
 
@@ -158,7 +158,9 @@ def _on_cpu(answer: Estimate, at: BatchEstimate, plan: Plan, runs: list[Run]) ->
     context = answer.device.context_bytes
     yield _compared("tensors", tensors, [live])
     yield _compared("process beside the tensors", context, [beside(*peak, live) for peak in peaks])
-    yield _compared("growth of the resident memory", tensors, [peak - loaded for loaded, peak in peaks])
+    # What the steps load on top of the job's imports is a part of the baseline that is predicted.
+    growth = max(tensors, tensors + context - min(loaded for loaded, _ in peaks))
+    yield _compared("growth of the resident memory", growth, [peak - loaded for loaded, peak in peaks])
     yield _compared("peak resident memory", tensors + context, [peak for _, peak in peaks])
 
 
@@ -199,7 +201,7 @@ def _compared(name: str, predicted_bytes: int, measured: list[int], high_bytes: 
     )
 
 
-def _notes(compared: Iterable[Compared], runs: list[Run]) -> Iterable[str]:
+def _notes(compared: Sequence[Compared], runs: list[Run]) -> Iterable[str]:
     for line in compared:
         # More memory than predicted is an under-estimate everywhere but in what the card has.
         if line.difference_bytes < 0 and line.name != "memory that torch sees":
