@@ -47,6 +47,7 @@ _ROPE = {
     "rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
     "original_max_position_embeddings": 8192,
 }  # fmt: skip
+_MROPE = {"rope_type": "default", "type": "mrope", "mrope_section": [16, 24, 24]}
 # What the default config of a type leaves empty and a user's file always holds, and hybrids' least whole numbers of
 # layers.
 _OWN: dict[str, dict[str, Any]] = {
@@ -63,6 +64,9 @@ _OWN: dict[str, dict[str, Any]] = {
         "text_config": {"rope_scaling": _ROPE},
         "vision_config": {"intermediate_layers_indices": [0, 1], "vision_output_dim": 3 * 1280},
     },
+    # The vision part gives vectors as wide as the text's: 8192 in the text part's default.
+    "qwen2_vl": {"vision_config": {"hidden_size": 8192}, "text_config": {"rope_scaling": _MROPE}},
+    "qwen2_5_vl": {"vision_config": {"out_hidden_size": 8192}, "text_config": {"rope_scaling": _MROPE}},
     # The image's token is number 32000: a vocabulary of 32000 has no row for it.
     "llava": {"text_config": {"vocab_size": 32064}},
     "llava_next": {"text_config": {"vocab_size": 32064}},

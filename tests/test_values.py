@@ -103,6 +103,16 @@ def test_ops_on_numbers_alone_are_known() -> None:
     assert "aten.sin.default" in ops
 
 
+def test_tensor_made_of_tensors_has_their_values() -> None:
+    def after(h: Tensor) -> Tensor:
+        last = torch.arange(3, device=h.device).max()
+        return h.sin() if torch.tensor([[last, 1], [2, 3]], device=h.device).sum() == 8 else h.exp()
+
+    ops = traced(after)
+    assert "aten.sin.default" in ops
+    assert "aten.exp.default" not in ops
+
+
 def test_new_tensor_is_where_the_other_is() -> None:
     ops = traced(lambda h: h.sin() if (h.new_tensor([1.0, 2.0]) + h[0, 0, :2]).device == h.device else h.exp())
     assert "aten.sin.default" in ops

@@ -113,6 +113,8 @@ def _from_data(make: Callable[..., Tensor]) -> Callable[..., Tensor]:
     """Make a tensor of Python data on the host, then copy it: so does torch for a CUDA device."""
 
     def made(*args: Any, device: Any = None, requires_grad: bool = False, **kwargs: Any) -> Tensor:
+        if args and isinstance(args[0], (list, tuple)):
+            args = (_numbers(args[0]), *args[1:])
         place = DEVICE if device.__class__ is int else _mapped(device)
         if place != DEVICE:
             if requires_grad:
@@ -123,6 +125,13 @@ def _from_data(make: Callable[..., Tensor]) -> Callable[..., Tensor]:
         return make(*args, device=HOST, **kwargs).to(DEVICE).requires_grad_(requires_grad)
 
     return made
+
+
+def _numbers(data: Any) -> Any:
+    """Python data with its tensors of one element read, as torch reads them where it makes a tensor of a list."""
+    if isinstance(data, (list, tuple)):
+        return [_numbers(item) for item in data] if any(isinstance(i, (list, tuple, Tensor)) for i in data) else data
+    return data.item() if isinstance(data, Tensor) and data.dim() == 0 else data
 
 
 def _new_tensor(t: Tensor, data: Any, **kwargs: Any) -> Tensor:
