@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 try:  # two names of one library; which one a trainer is of decides nothing else here
     from lightning.pytorch import Callback
 except ImportError:
-    from pytorch_lightning import Callback
+    from pytorch_lightning import Callback  # type: ignore[assignment]
 
 PRECISIONS = {
     "32": "fp32", "32-true": "fp32", "16-mixed": "amp-fp16", "bf16-mixed": "amp-bf16", "16-true": "fp16",
