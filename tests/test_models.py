@@ -312,3 +312,15 @@ def test_jagged_tensors_on_a_gpu_run_the_kernels_of_their_parts() -> None:
     assert names.count("aten.addmm.default") == 2
     assert names.count("aten.mm.default") == 3
     assert not {"aten.linear.default", "aten.matmul.default"} & set(names)
+
+
+def test_an_op_with_a_kernel_of_its_own_is_not_taken_apart() -> None:
+    """The gradient of SiLU could be made of five ops, and CUDA has one kernel for it."""
+    card = DeviceProfile(
+        name="card", kind="cuda", total_bytes=24 << 30, compute_capability=(8, 0), multiprocessor_count=108
+    )
+    target = Target(device=card, torch_version="2.13.0")
+    the_job = job(loss=lambda model, batch: F.silu(model(batch[0])).sum())
+    names = [op.name for op in trace(the_job, target, 4, semantics_of(target), 1).ops]
+    assert names.count("aten.silu_backward.default") == 1
+    assert "aten.sigmoid.default" not in names

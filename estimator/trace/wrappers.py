@@ -26,10 +26,14 @@ def any_wrapper(types: Iterable[type]) -> bool:
 
 @cache
 def is_composite(op: Any) -> bool:
-    """Whether an op is made of others that are called in its place; only tensors made of tensors pass one on whole."""
-    return isinstance(op, torch._ops.OpOverload) and torch._C._dispatch_has_kernel_for_dispatch_key(
-        op.name(), "CompositeImplicitAutograd"
-    )
+    """Whether an op is made of others that are called in its place; only tensors made of tensors pass one on whole.
+
+    One that has a kernel of its own as well (`silu_backward`) is not: that kernel is what runs.
+    """
+    if not isinstance(op, torch._ops.OpOverload):
+        return False
+    has, name = torch._C._dispatch_has_kernel_for_dispatch_key, op.name()
+    return has(name, "CompositeImplicitAutograd") and not (has(name, "CPU") or has(name, "Meta"))
 
 
 def parts(t: Tensor) -> Iterator[Tensor]:
