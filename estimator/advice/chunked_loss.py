@@ -22,7 +22,7 @@ from torch.utils.checkpoint import checkpoint
 
 from estimator.errors import JobError
 from estimator.job import TrainingJob
-from estimator.trace.step import default_loss
+from estimator.trace.loss import default_loss
 
 if TYPE_CHECKING:
     from estimator.graph import StepGraph

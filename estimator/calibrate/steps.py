@@ -12,8 +12,9 @@ from torch.utils._pytree import tree_map_only
 from estimator.job import TrainingJob
 from estimator.trace.batches import batch_maker
 from estimator.trace.build import DTYPES, default_dtype
+from estimator.trace.loss import default_loss
 from estimator.trace.optimizers import optimizer_maker
-from estimator.trace.step import AUTOCAST, default_loss
+from estimator.trace.step import AUTOCAST
 
 
 def run_steps(job: TrainingJob, batch_size: int, steps: int, device: str) -> tuple[nn.Module, Any]:

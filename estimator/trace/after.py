@@ -10,7 +10,8 @@ from torch.utils._pytree import tree_map_only
 
 from estimator.trace.batches import batch_maker
 from estimator.trace.generation import generate, prompts
-from estimator.trace.step import StepRunner, default_loss
+from estimator.trace.loss import default_loss
+from estimator.trace.step import StepRunner
 
 
 def run_after_steps(runner: StepRunner, n: int) -> None:

@@ -13,7 +13,7 @@ from torch.utils._pytree import tree_flatten, tree_leaves, tree_unflatten
 from estimator.job import TrainingJob
 from estimator.trace.batches import batch_maker
 from estimator.trace.build import default_dtype
-from estimator.trace.step import default_loss
+from estimator.trace.loss import default_loss
 from estimator.trace.trees import map_tensors
 
 _MATRIX_OPERATORS = frozenset({"conv", "linear", "addmm", "mm", "bmm", "baddbmm", "matmul", "einsum"})

@@ -11,8 +11,8 @@ from estimator.errors import JobError
 from estimator.job import TrainingJob
 from estimator.trace.batches import batch_maker
 from estimator.trace.build import on_meta
+from estimator.trace.loss import default_loss
 from estimator.trace.recorder import Recorder
-from estimator.trace.step import default_loss
 from estimator.trace.trees import map_tensors
 
 

@@ -20,9 +20,10 @@ from estimator.trace.batches import batch_maker
 from estimator.trace.build import DTYPES, default_dtype
 from estimator.trace.closures import wants_closure
 from estimator.trace.explain import user_line
+from estimator.trace.loss import default_loss
 from estimator.trace.optimizers import optimizer_maker
 from estimator.trace.places import Reading, Reads
-from estimator.trace.step import AUTOCAST, default_loss
+from estimator.trace.step import AUTOCAST
 from estimator.trace.trees import map_tensors
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -21,6 +21,8 @@ from estimator.trace.build import DTYPES
 from estimator.trace.closures import fill_history, wants_closure
 from estimator.trace.collated import BatchMaker
 from estimator.trace.generation import generate
+from estimator.trace.loss import check_loss, default_loss
+from estimator.trace.phase_watch import PhaseWatch
 from estimator.trace.recorder import Recorder
 from estimator.trace.trees import map_tensors, tensors_in
 from estimator.trace.values import is_discrete, set_known
@@ -180,7 +182,7 @@ class StepRunner:
                 self._forward()
                 if job.mode == "inference":
                     continue
-                self._check_loss()
+                check_loss(self._loss)
                 if job.accumulation_steps > 1:
                     self._loss = self._loss / job.accumulation_steps
                 mark(f"step{index}.backward{suffix}")
@@ -229,7 +231,7 @@ class StepRunner:
         def closure() -> Tensor:
             self.optimizer.zero_grad(set_to_none=self.job.zero_grad_set_to_none)
             self._forward()
-            self._check_loss()
+            check_loss(self._loss)
             loss: Tensor = self._loss
             loss.backward()  # type: ignore[no-untyped-call]
             return loss
@@ -255,32 +257,6 @@ class StepRunner:
         if self.optimizer is not None:
             _label_state(self.optimizer, self.recorder)
 
-    def _check_loss(self) -> None:
-        loss = self._loss
-        if not isinstance(loss, Tensor):
-            raise JobError(
-                "the loss is not a tensor",
-                got=type(loss).__name__,
-                where="TrainingJob.loss",
-                allowed="a scalar tensor that requires grad",
-                hint="return the loss itself, not a tuple or a float",
-            )
-        if loss.numel() != 1:
-            raise JobError(
-                "the loss is not a scalar",
-                got=f"shape {tuple(loss.shape)}",
-                where="TrainingJob.loss",
-                allowed="one element",
-                hint="reduce it, for example with .mean()",
-            )
-        if not loss.requires_grad:
-            raise JobError(
-                "the loss does not depend on any trainable parameter",
-                got="a loss without grad_fn",
-                where="TrainingJob.loss",
-                hint='train some parameter, or use mode="inference"',
-            )
-
 
 def _label_state(optimizer: Any, recorder: Recorder) -> None:
     for state in list(optimizer.state.values()):
@@ -289,80 +265,3 @@ def _label_state(optimizer: Any, recorder: Recorder) -> None:
             lambda t: recorder.label(t, Category.OPTIMIZER_STATE),
             dict(state) if isinstance(state, dict) else state,
         )
-
-
-def default_loss(mode: str) -> Callable[[nn.Module, Any], Any]:
-    """Call the model on the batch as its kind suggests, and take the output's own loss in training."""
-
-    def call(model: nn.Module, batch: Any) -> Any:
-        if isinstance(batch, Mapping):
-            out = model(**batch)
-        else:
-            out = model(*batch) if isinstance(batch, (tuple, list)) else model(batch)
-        if mode == "inference":
-            return out
-        found = out if isinstance(out, Tensor) else _own_loss(out)
-        if found is None:
-            raise JobError(
-                "there is no loss",
-                got=f"an output of type {type(out).__name__} without a loss",
-                allowed="a tensor, .loss, a dict's \"loss\", or a tuple with one tensor of one element",
-                where="TrainingJob.loss",
-                hint="give loss=lambda model, batch: ...",
-            )
-        return found
-
-    return call
-
-
-def _own_loss(out: Any) -> Any:
-    if isinstance(out, Mapping):
-        return out.get("loss")
-    if isinstance(out, (tuple, list)) and not hasattr(out, "loss"):
-        single = [t for t in out if isinstance(t, Tensor) and t.numel() == 1]
-        return single[0] if len(single) == 1 else None
-    return getattr(out, "loss", None)
-
-
-class PhaseWatch:
-    """Marks the phases of a step that is the user's own: forward, backward, optimizer."""
-
-    def __init__(self, recorder: Recorder, index: int, label: Callable[[Any], None]) -> None:
-        self._recorder, self._index, self._label = recorder, index, label
-        self._handles: list[Any] = []
-        self._counts: dict[str, int] = {}
-
-    def __enter__(self) -> PhaseWatch:
-        from torch.nn.modules import module
-        from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
-
-        def before(optimizer: Any, *_: Any) -> None:
-            self._label(optimizer)
-            self._to("optimizer")
-
-        def after(optimizer: Any, *_: Any) -> None:
-            self._label(optimizer)
-            self._to("forward")
-
-        def entered(*_: Any) -> None:
-            if torch._C._current_graph_task_id() == -1:
-                self._to("forward")
-
-        self._recorder.on_backward = lambda: self._to("backward")
-        self._handles = [
-            register_optimizer_step_pre_hook(before),
-            register_optimizer_step_post_hook(after),
-            module.register_module_forward_pre_hook(entered),
-        ]
-        return self
-
-    def __exit__(self, *_: Any) -> None:
-        self._recorder.on_backward = None
-        for handle in self._handles:
-            handle.remove()
-
-    def _to(self, kind: str) -> None:
-        if self._recorder.phase.split(".")[-1].rstrip("0123456789") == kind:
-            return
-        count = self._counts[kind] = self._counts.get(kind, -1) + 1
-        self._recorder.mark(f"step{self._index}.{kind}{count or ''}")
