@@ -26,7 +26,6 @@ _SETTINGS = (
     "cudnn_benchmark",
     "deterministic",
     "alloc_conf",
-    "environment",
     "process_group",
 )
 
@@ -49,7 +48,7 @@ def assemble(
     best, following, low, without_retries = replayed(evaluator, solution, solve)
     answer = Estimate(
         job=job.name,
-        settings={**{name: getattr(job, name) for name in _SETTINGS}, "optimizer": _optimizer_name(job, model.graph.facts)},
+        settings=_settings(job, model.graph.facts),
         device=target.device,
         torch_version=target.torch_version,
         max_batch_size=solution.largest,
@@ -86,6 +85,13 @@ def replayed(
     exact = evaluator.context_low == evaluator.context_high and not evaluator.model.has_interval(largest)
     low = solution if exact else solve("low")
     return best, following, low, _without_retries(evaluator, solution.largest)
+
+
+def _settings(job: TrainingJob, facts: Mapping[str, Any]) -> dict[str, Any]:
+    """What decides the answer besides model, data and device, each as one plain value."""
+    variables = ", ".join(f"{name}={value}" for name, value in sorted(job.environment.items()))
+    said = {name: getattr(job, name) for name in _SETTINGS}
+    return {**said, "environment": variables, "optimizer": _optimizer_name(job, facts)}
 
 
 def _optimizer_name(job: TrainingJob, facts: Mapping[str, Any]) -> str | None:
