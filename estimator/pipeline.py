@@ -16,6 +16,7 @@ from estimator.fit import MemoryModel, compare, first_step_vouches, fit, residua
 from estimator.heap import heap_set_aside
 from estimator.host import host_of_job
 from estimator.job import TrainingJob
+from estimator.one_sample import with_one_sample
 from estimator.result import Estimate, Warning
 from estimator.solve import Solution, largest_batch
 from estimator.traces import TIME_LIMIT_SECONDS, Clock, Traces
@@ -236,6 +237,12 @@ class _Run:
                 fvcore(),
             )
         answer._confirmed_at = self.confirmed_at
+        if not self.real_run and 1 not in (*evaluator.model.calibration_sizes, self.confirmed_at):
+            answer._at = with_one_sample(
+                evaluator,
+                lambda: self.trace(1, steps=(LONG_STEPS,))[0],
+                lambda graph: self.evaluator(self.fitted([graph, graph])),
+            )
         return answer
 
     @contextmanager

@@ -22,7 +22,7 @@ FLOORS = (
     ("trace", "semantics", "scratch", "fit", "allocator"),
     ("result",),
     ("evaluate", "solve", "counts", "traces", "host"),
-    ("assemble", "fxgraph", "devices"),
+    ("assemble", "fxgraph", "devices", "one_sample"),
     ("pipeline",),
     ("report", "sources"),
     ("advice", "calibrate", "check", "data", "plan", "slurm"),

@@ -1,0 +1,38 @@
+"""Memory at a batch of one, where the step is another program than with more samples.
+
+Many an op takes another way for a single sample: a copy that larger batches need is a view, an expanded operand is plain.
+The lines of larger batches then do not lead there, so a batch of one that is asked about has a trace of its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import cache
+
+from estimator.errors import EstimatorError
+from estimator.evaluate import Evaluator
+from estimator.fit import residual
+from estimator.graph import StepGraph
+from estimator.result import BatchEstimate
+
+
+def with_one_sample(
+    evaluator: Evaluator, trace_one: Callable[[], StepGraph], evaluator_of: Callable[[StepGraph], Evaluator]
+) -> Callable[[int], BatchEstimate]:
+    """Give `evaluator.at`, but a batch of one by its own trace, made when it is first asked about.
+
+    Args:
+        evaluator: of the fitted job.
+        trace_one: traces the job at a batch of one.
+        evaluator_of: an evaluator for the batch size of one trace alone.
+    """
+
+    @cache
+    def of_one() -> Evaluator:
+        try:
+            seen = trace_one()
+        except EstimatorError:  # what cannot run with one sample (statistics over a batch) has no bytes to be right about
+            return evaluator
+        return evaluator if residual(evaluator.model, seen) == 0 else evaluator_of(seen)
+
+    return lambda n: (of_one() if n == 1 else evaluator).at(n)
