@@ -6,6 +6,7 @@ The lines of larger batches then do not lead there, so a batch of one that is as
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from functools import cache
 
@@ -31,7 +32,12 @@ def with_one_sample(
     def of_one() -> Evaluator:
         try:
             seen = trace_one()
-        except EstimatorError:  # what cannot run with one sample (statistics over a batch) has no bytes to be right about
+        except EstimatorError as error:  # statistics over a batch, say, which one sample does not have
+            warnings.warn(
+                f"a batch of one cannot be traced ({error.what}): its bytes are those that larger batches lead to",
+                RuntimeWarning,
+                stacklevel=3,
+            )
             return evaluator
         return evaluator if residual(evaluator.model, seen) == 0 else evaluator_of(seen)
 
