@@ -331,6 +331,7 @@ class _Run:
     def refit(self, graphs: list[StepGraph], n: int, model: MemoryModel) -> list[StepGraph]:
         """Choose the traces of the next model: a parabola where sizes bend, a local line where the program changes."""
         seen = self.trace(n)[0]
+        self._check_grows([*graphs[:2], seen])
         if residual(model, seen) is not None and len(graphs) == 2:
             self._warn_of_bends(self.fitted([*graphs, seen]))
             self.traces.keep_bent(self.target, [*graphs, seen])
@@ -345,6 +346,15 @@ class _Run:
             f"batch {n} only",
         )
         return pair
+
+    def _check_grows(self, graphs: list[StepGraph]) -> None:
+        """Raise where a batch that is no line through three sizes is not in proportion to the number of samples."""
+        from estimator.trace.batches import check_grows, on_a_line
+
+        if not on_a_line([graph.facts["batch_shapes"] for graph in graphs], [graph.batch_size for graph in graphs]):
+            n = graphs[-1].batch_size
+            once, twice = self.trace(n, 2 * n)
+            check_grows(once.facts["batch_shapes"], twice.facts["batch_shapes"], n)
 
     def _warn_of_bends(self, model: MemoryModel) -> None:
         bent = [c for c in model.curves if c.degree == 2]

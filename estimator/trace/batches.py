@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -125,5 +126,39 @@ def check_scales(first: Sequence[tuple[int, ...]], second: Sequence[tuple[int, .
             "the batch does not depend on the number of samples",
             got=f"the same shapes {list(first)[:4]} for {sizes[0]} and {sizes[1]}",
             where="TrainingJob.batch",
+            hint="give a function that makes n samples: batch=lambda n: torch.randn(n, ...)",
+        )
+
+
+def on_a_line(shapes: Sequence[Sequence[tuple[int, ...]]], sizes: Sequence[int]) -> bool:
+    """Whether some dimension of the batch's tensors at three sizes changes and is a line in the number of samples."""
+    first, second, third = sizes
+    return any(
+        a != b and (b - a) * (third - second) == (c - b) * (second - first)
+        for tensor in zip(*shapes, strict=False)
+        for a, b, c in zip(*tensor, strict=False)
+    )
+
+
+def check_grows(once: Sequence[tuple[int, ...]], twice: Sequence[tuple[int, ...]], n: int) -> None:
+    """Check that some dimension grows with the number of samples, of a batch none of whose dimensions is `on_a_line`.
+
+    One does where the power of n that it grows by, rounded to a whole number, is one: rows that are dropped or added to
+    fill a multiple are no error.
+
+    Args:
+        once, twice: shapes of the batch's tensors at `n` and 2 `n`.
+        n: number of samples.
+
+    Raises:
+        JobError: every dimension that changes grows by another power, such as the square, or none changes.
+    """
+    pairs = [(a, b) for shapes in zip(once, twice, strict=False) for a, b in zip(*shapes, strict=False) if a > 0 < b]
+    if len(once) == len(twice) and not any(round(math.log2(b / a)) == 1 for a, b in pairs):
+        raise JobError(
+            "the batch does not scale with the number of samples",
+            got=f"shapes {list(once)[:4]} for {n} and {list(twice)[:4]} for {2 * n}",
+            where="TrainingJob.batch",
+            allowed="some dimension that grows in proportion to the number of samples",
             hint="give a function that makes n samples: batch=lambda n: torch.randn(n, ...)",
         )
