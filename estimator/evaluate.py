@@ -20,8 +20,10 @@ from estimator.result import (
 )
 from estimator.units import format_bytes
 
-ReplayOf = Callable[[Ledger, int | None], Any]
-"""Replays a ledger under a limit in bytes (None: no limit); gives `estimator.allocator.Replay`."""
+ReplayOf = Callable[[Ledger, int | None, bool], Any]
+"""Replays a ledger under a limit in bytes (None: no limit); gives `estimator.allocator.Replay`.
+
+The last argument: whether what may fail, and does, takes the most that there is instead (see `Evaluator.fits`)."""
 
 LINE_OF = {
     Category.PARAMETER: "parameters",
@@ -52,6 +54,7 @@ class Evaluator:
         self.context_low, self.context, self.context_high = (a + b for a, b in zip(context, nccl, strict=True))
         self._free: dict[tuple[int, str], Any] = {}
         self._limited: dict[tuple[int, str, int], Any] = {}
+        self._crowded: dict[tuple[int, str, int], Any] = {}
         self._ledgers: dict[tuple[int, str], Ledger] = {}
 
     # ------------------------------------------------------------ replays
@@ -70,7 +73,7 @@ class Evaluator:
         which = self._same_if_exact(n, which)
         key = (n, which)
         if key not in self._free:
-            self._free[key] = self._replay(self.ledger(n, which), NO_LIMIT)
+            self._free[key] = self._replay(self.ledger(n, which), NO_LIMIT, False)
         return self._free[key]
 
     def limited(self, n: int, which: str) -> Any:
@@ -84,7 +87,7 @@ class Evaluator:
         """The replay under a limit. Where the limit is never felt, it is the replay without one too."""
         key = (n, which, limit)
         if key not in self._limited:
-            found = self._limited[key] = self._replay(self.ledger(n, which), limit)
+            found = self._limited[key] = self._replay(self.ledger(n, which), limit, False)
             if not found.num_refused:
                 self._free.setdefault((n, which), found)
         return self._limited[key]
@@ -101,7 +104,9 @@ class Evaluator:
         """Whether batch size `n` runs without OutOfMemoryError at that end of the interval.
 
         At the high end it must run with less as well: with other sizes the blocks fall otherwise, and near the limit
-        a batch may run with the largest workspaces that does not with the likely ones.
+        a batch may run with the largest workspaces that does not with the likely ones. Where a workspace is refused,
+        cuDNN's next plan needs an unknown part of what there is: it must run with nothing of it and with all.
+        Source: aten/src/ATen/native/cudnn/Conv_v8.cpp, try_configs: OutOfMemoryError is caught, the next plan tried (2.11).
         """
         return self._failing_end(n) is None if which == "high" else self._fits_at(n, which)
 
@@ -112,7 +117,22 @@ class Evaluator:
     def _failing_end(self, n: int) -> str | None:
         """The first end of the interval, from the high one on, at which it runs out; None where it runs at each."""
         ends = ("high", "typical", "low") if self.model.has_interval(n) else ("high",)
-        return next((end for end in ends if not self._fits_at(n, end)), None)
+        return next((end for end in ends if not (self._fits_at(n, end) and self._oom_at(n, end) is None)), None)
+
+    def _oom_at(self, n: int, which: str) -> Any:
+        """Where it runs out at that end, with nothing or with all there is in the place of what was refused; None: nowhere."""
+        key = self._same_if_exact(n, which)
+        limit = self.limit_bytes(which)
+        free = self._free.get((n, key))
+        if free is not None and free.peak_reserved_bytes <= limit:
+            return free.oom
+        found = self._under(n, key, limit)
+        if found.oom is not None or not found.num_survived:
+            return found.oom
+        place = (n, key, limit)
+        if place not in self._crowded:
+            self._crowded[place] = self._replay(self.ledger(n, key), limit, True).oom
+        return self._crowded[place]
 
     def _fits_at(self, n: int, which: str) -> bool:
         context = {"low": self.context_low, "typical": self.context, "high": self.context_high}[which]
@@ -187,8 +207,7 @@ class Evaluator:
         end = self._failing_end(n)
         if end is None or self.limit_bytes(end) == 0:
             return ""
-        key = self._same_if_exact(n, end)
-        oom = self._under(n, key, self.limit_bytes(end)).oom
+        key, oom = self._same_if_exact(n, end), self._oom_at(n, end)
         if oom is None:
             return ""
         event = self.ledger(n, key).events[oom.event]

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from estimator.device import DeviceProfile, Target
 from estimator.errors import CannotPredictError, DataDependentError, EstimatorError, FitError, MissingKernelError
-from estimator.evaluate import Evaluator
+from estimator.evaluate import Evaluator, ReplayOf
 from estimator.fit import MemoryModel, compare, first_step_vouches, fit, residual, unlike_steps
 from estimator.heap import heap_set_aside
 from estimator.host import host_of_job
@@ -180,15 +180,16 @@ class _Run:
         nccl = nccl_interval(group, self.job.environment)
         return Evaluator(model, self.target.device, context, self._replay(), nccl=nccl)
 
-    def _replay(self) -> Callable[[Any, int | None], Any]:
+    def _replay(self) -> ReplayOf:
         from estimator import allocator
 
         if self.target.device.kind == "cpu":
-            return lambda ledger, limit: allocator.replay_cpu(ledger, limit)
+            return lambda ledger, limit, takes_rest: allocator.replay_cpu(ledger, limit)
         config = allocator.AllocatorConfig.from_string(self.conf) if self.conf else allocator.AllocatorConfig()
-        return lambda ledger, limit: allocator.replay(
-            ledger, config, limit, total_bytes=self.target.device.total_bytes, may_fail=ledger.may_fail
-        )
+        return lambda ledger, limit, takes_rest: allocator.replay(
+            ledger, config, limit, total_bytes=self.target.device.total_bytes, may_fail=ledger.may_fail,
+            takes_rest=takes_rest,
+        )  # fmt: skip
 
     def solve(self, evaluator: Evaluator, which: str) -> Solution:
         found = self._solved.get(which)

@@ -13,7 +13,7 @@ from bisect import bisect_left, insort
 from estimator.allocator import expandable, release
 from estimator.allocator.blocks import KEY_SHIFT, AddressOrder, AddressSpace, Block, FreeList, Pool, SegmentEvent
 from estimator.allocator.config import AllocatorConfig
-from estimator.allocator.policy import MIN_BLOCK_SIZE, SMALL_SIZE, SizePolicy
+from estimator.allocator.policy import MIN_BLOCK_SIZE, MIN_LARGE_ALLOC, ROUND_LARGE, SMALL_SIZE, SizePolicy
 from estimator.errors import ConfigError
 
 
@@ -175,6 +175,18 @@ class Allocator:
             return True
         self.num_refused += 1
         return False
+
+    def grantable_bytes(self, stream: int = 0) -> int:
+        """The largest request of the large pool that would be served as things are; 0 where none would be.
+
+        That is the largest free block or what CUDA has left, in whole segments.
+        """
+        keys = self.large_pool.of(stream).keys
+        block_bytes = keys[-1] >> KEY_SHIFT if keys else 0
+        limits = [limit for limit in (self.limit_bytes, self._allowed_bytes) if limit is not None]
+        unit = self.policy.large_segment_size if self.config.expandable_segments else ROUND_LARGE
+        room_bytes = (min(limits) - self.reserved_bytes) // unit * unit if limits else 0
+        return max(block_bytes, room_bytes if room_bytes >= MIN_LARGE_ALLOC else 0)
 
     def _best_fit(self, free_list: FreeList, rounded: int) -> Block | None:
         """Take the smallest free block that serves, under the rules for unsplittable and expandable blocks.

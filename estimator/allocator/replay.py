@@ -76,6 +76,8 @@ class Replay:
     num_ooms: int = 0
     num_refused: int = 0
     """Times that CUDA had no room under the limit; where it is 0, the limit changed nothing."""
+    num_survived: int = 0
+    """Requests that could not be served and that the program does without."""
     oom: Oom | None = None
     """Where it stopped for want of memory; None where it ran to the end."""
     first_retry: int | None = None
@@ -104,6 +106,7 @@ def replay(
     addresses: AddressOrder = "descending",
     streams: Sequence[int] | None = None,
     may_fail: Collection[int] = (),
+    takes_rest: bool = False,
 ) -> Replay:
     """Replay a whole ledger through an empty caching allocator.
 
@@ -115,12 +118,15 @@ def replay(
         addresses: see `AddressSpace`.
         streams: stream of each event; all on one stream when not given.
         may_fail: events whose failure the program survives (a caught OutOfMemoryError): the replay goes on.
+        takes_rest: such a program then takes the most that would be served, instead of nothing: the other end of
+            what a library does whose next way needs an unknown part of what the first did.
 
     Raises:
         ValueError: the ledger frees a block that is not live, or allocates one that is.
         ConfigError: see `Allocator`.
     """
     player = Replayer(Allocator(config, limit_bytes, total_bytes=total_bytes, addresses=addresses))
+    player.takes_rest = takes_rest
     player.play(ledger, streams=streams, may_fail=may_fail)
     return player.result()
 
@@ -136,7 +142,10 @@ class Replayer:
         self.allocator = allocator
         self.blocks: dict[int, Block] = {}
         """Live blocks by their names in the ledger."""
+        self.takes_rest = False
+        """Whether a request that may fail and does is made again for the most that would be served."""
         self._failed: set[int] = set()
+        self._num_survived = 0
         nothing = self._level(-1)
         self._at_peak = self._at_reserved = self._end = nothing
         self._peak_requested = allocator.requested_bytes
@@ -183,6 +192,7 @@ class Replayer:
             num_alloc_retries=allocator.num_alloc_retries,
             num_ooms=allocator.num_ooms,
             num_refused=allocator.num_refused,
+            num_survived=self._num_survived,
             oom=self._oom,
             first_retry=self._first_retry,
             phases=tuple(self._phases),
@@ -219,10 +229,12 @@ class Replayer:
                     logged = len(log)
                     self._note_growth(index)
                     if block is None:
-                        failed.add(name)
                         if index not in may_fail:
+                            failed.add(name)
                             self._end = self._level(index)
                             return Oom(index, size_bytes, phase, allocator.allocated_bytes, allocator.reserved_bytes)
+                        self._survive(index, name, size_bytes, stream)
+                        peak, logged = self._at_peak.allocated_bytes, len(log)
             elif name in blocks:
                 free(blocks.pop(name))
             elif name in failed:
@@ -231,6 +243,19 @@ class Replayer:
                 raise ValueError(f"event {index} frees block {name}, which is not live")
         self._end = self._level(index)
         return None
+
+    def _survive(self, index: int, name: int, size_bytes: int, stream: int) -> None:
+        """Go on without a block that was refused, or with the most that there is in its place."""
+        self._num_survived += 1
+        rest_bytes = min(size_bytes, self.allocator.grantable_bytes(stream)) if self.takes_rest else 0
+        block = self.allocator.malloc(rest_bytes, stream) if rest_bytes else None
+        if block is None:
+            self._failed.add(name)
+            return
+        self.blocks[name] = block
+        if self.allocator.allocated_bytes > self._at_peak.allocated_bytes:
+            self._at_peak = self._level(index)
+        self._note_growth(index)
 
     def _note_growth(self, index: int) -> None:
         allocator = self.allocator

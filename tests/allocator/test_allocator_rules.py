@@ -230,6 +230,30 @@ class TestReplay:
         assert (result.oom, result.num_ooms) == (None, 1)
         assert result.at_end.requested_bytes == 70 * MIB + 100
 
+    def test_what_is_refused_may_take_the_rest(self):
+        """Of 80 MiB, 30 + 2 are held: 48 of the 50 MiB asked for are left in whole segments."""
+        result = replay(self.LEDGER, limit_bytes=81 * MIB, may_fail={2}, takes_rest=True)
+        assert (result.oom, result.num_ooms, result.num_survived) == (None, 1, 1)
+        assert result.segments == (30 * MIB, 2 * MIB, 48 * MIB)
+        assert result.at_allocated_peak.event == 2
+        assert result.peak_allocated_bytes == 78 * MIB + 512
+
+    def test_the_rest_is_a_free_block_or_what_cuda_has_in_whole_segments(self):
+        """1.5 MiB come from a segment of 20, whose rest is 18.5; 12 of those leave 6.5, and so does a segment of 20."""
+        allocator = Allocator(limit_bytes=41 * MIB)
+        left = [allocator.grantable_bytes()]
+        for size in (1.5, 12, 20, 6.5):
+            allocator.malloc(mib(size))
+            left.append(allocator.grantable_bytes())
+        assert left == [40 * MIB, 20 * MIB, 20 * MIB, mib(6.5), 0]
+
+    def test_expandable_segments_have_whole_pages_left(self):
+        """Of 75 MiB one page of 20 is mapped, and two more can be."""
+        allocator = Allocator(AllocatorConfig.from_string("expandable_segments:True"), limit_bytes=75 * MIB)
+        allocator.malloc(15 * MIB)
+        assert allocator.grantable_bytes() == 40 * MIB
+        assert allocator.malloc(40 * MIB) is not None
+
     def test_a_part_can_be_played_until_the_state_is_steady(self):
         """A step that frees what it allocates: its second round takes nothing new and leaves the same layout."""
         step = [Event(True, 1, 30 * MIB), Event(True, 2, 7), Event(False, 1, 30 * MIB), Event(False, 2, 7)]
