@@ -78,6 +78,15 @@ def test_the_ledger_at_another_batch_has_the_sizes_of_that_batch() -> None:
     assert sizes == [(True, 100), (True, 80), (False, 80), (True, 80)]
 
 
+def test_what_it_says_in_all_is_what_is_live() -> None:
+    model = fit([graph_of(4), graph_of(8)], no_scratch, lambda op: False, 2)
+    assert (model.fixed_bytes, model.per_sample_bytes, model.degree) == (100, 8, 1)
+    assert model.bytes_of(Category.PARAMETER) == (100, 0)
+    assert repr(model) == (
+        "MemoryModel(3 storages traced at batch sizes 4, 8: 100 bytes and 8 a sample live when the backward pass begins)"
+    )
+
+
 def test_traces_of_different_programs_are_refused() -> None:
     assert "2 and 3 ops" in compare(graph_of(4), graph_of(8, extra=True)).text
     with pytest.raises(FitError, match="not the same program"):

@@ -79,6 +79,13 @@ class MemoryModel:
         scratched = [index for index, has in enumerate(self._scratched) if has]
         self._calls = Calls(self.ops, second.ops, (first.batch_size, second.batch_size), scratched, scratch_of)
 
+    def __repr__(self) -> str:
+        sizes = ", ".join(map(str, self.calibration_sizes))
+        return (
+            f"MemoryModel({len(self.curves)} storages traced at batch sizes {sizes}: {float(self.fixed_bytes):,.0f} bytes "
+            f"and {float(self.per_sample_bytes):,.0f} a sample live when the backward pass begins)"
+        )
+
     def on_device(self, scratch_of: ScratchOf) -> MemoryModel:
         """The same model with the scratch of another device of the same kind; what it has worked out serves both."""
         other = copy.copy(self)
