@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from typing import Annotated, Any
 
 import typer
@@ -89,10 +88,9 @@ def advise(
         write_json(advice.model_dump(mode="json"))
     else:
         from estimator.report.advice_text import write_advice
-        from estimator.report.page import Page, write_out
+        from estimator.report.page import page_on_stdout
 
-        page = Page(sys.stdout)
-        write_advice(page, advice)
-        write_out(page.text)
+        with page_on_stdout() as page:
+            write_advice(page, advice)
     fits = advice.reached and max(o.effective_batch_size for o in (advice.base, *advice.changes)) > 0
     return FITS if fits else DOES_NOT_FIT

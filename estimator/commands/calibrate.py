@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -104,13 +103,12 @@ def calibrate(
         write_json({"file": str(path), "profile": made.model_dump(mode="json"), "calibration": found.model_dump(mode="json")})
         return FITS
     from estimator.calibrate.text import write_calibration
-    from estimator.report.page import Page, write_out
+    from estimator.report.page import page_on_stdout
 
-    page = Page(sys.stdout)
-    write_calibration(page, found, made)
-    page.heading(f"Written to {path}")
-    page.line(f"batch-estimator predict JOB --device {path}", indent=2)
-    write_out(page.text)
+    with page_on_stdout() as page:
+        write_calibration(page, found, made)
+        page.heading(f"Written to {path}")
+        page.line(f"batch-estimator predict JOB --device {path}", indent=2)
     return FITS
 
 

@@ -205,16 +205,15 @@ def _show(
         write_json(check_document(verdicts, str(config.path), str(place), updated))
         return
     from estimator.check.text import write_verdicts
-    from estimator.report.page import Page, write_out
+    from estimator.report.page import page_on_stdout
 
-    page = Page(sys.stdout)
-    write_verdicts(page, verdicts, verbose=verbose)
-    gone = sorted(set(held.jobs if held else ()) - {entry.name for entry in config.jobs})
-    if gone:
-        page.line(f"{'left out of' if updated else 'still in'} the baseline, though no job any more: {', '.join(gone)}")
-    if update_baseline:
-        page.line(f"wrote {place}; commit it" if updated else f"nothing new for {place}")
-    write_out(page.text)
+    with page_on_stdout() as page:
+        write_verdicts(page, verdicts, verbose=verbose)
+        gone = sorted(set(held.jobs if held else ()) - {entry.name for entry in config.jobs})
+        if gone:
+            page.line(f"{'left out of' if updated else 'still in'} the baseline, though no job any more: {', '.join(gone)}")
+        if update_baseline:
+            page.line(f"wrote {place}; commit it" if updated else f"nothing new for {place}")
 
 
 def _annotate(verdicts: list[Verdict], config: CheckConfig, github: bool | None, *, as_json: bool) -> None:

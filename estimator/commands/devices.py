@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING
 
@@ -49,18 +48,17 @@ def devices(
             }
         )
         return FITS
-    from estimator.report.page import Page, write_out
+    from estimator.report.page import page_on_stdout
 
-    page = Page(sys.stdout)
-    page.heading("Devices that --device takes")
-    page.table(_COLUMNS, map(_row, known))
-    page.heading("This machine (no --device: the first)")
-    page.table([*_COLUMNS[:3], ("free now", True), *_COLUMNS[3:]], map(_row_here, here))
-    for error in problems:
-        page.line(f"not looked at: {error}", indent=2)
-    if verbose:
-        _details(page, [*known, *here])
-    write_out(page.text)
+    with page_on_stdout() as page:
+        page.heading("Devices that --device takes")
+        page.table(_COLUMNS, map(_row, known))
+        page.heading("This machine (no --device: the first)")
+        page.table([*_COLUMNS[:3], ("free now", True), *_COLUMNS[3:]], map(_row_here, here))
+        for error in problems:
+            page.line(f"not looked at: {error}", indent=2)
+        if verbose:
+            _details(page, [*known, *here])
     return FITS
 
 

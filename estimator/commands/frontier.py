@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import time
 from functools import partial
 from typing import Annotated, Any
@@ -89,11 +88,10 @@ def frontier(
         write_json(found.model_dump(mode="json"))
     else:
         from estimator.report.frontier_text import write_frontier
-        from estimator.report.page import Page, write_out
+        from estimator.report.page import page_on_stdout
 
-        page = Page(sys.stdout)
-        write_frontier(page, found)
-        write_out(page.text)
+        with page_on_stdout() as page:
+            write_frontier(page, found)
     if any(point.error for point in found.points):
         return CannotPredictError.exit_code
     return FITS if all(point.max_batch_size for point in found.points) else DOES_NOT_FIT

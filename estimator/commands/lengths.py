@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import time
 from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any
@@ -153,11 +152,10 @@ def lengths(
         write_json(found.model_dump(mode="json"))
     else:
         from estimator.report.lengths_text import write_lengths
-        from estimator.report.page import Page, write_out
+        from estimator.report.page import page_on_stdout
 
-        page = Page(sys.stdout)
-        write_lengths(page, found)
-        write_out(page.text)
+        with page_on_stdout() as page:
+            write_lengths(page, found)
     return FITS if found.fits else DOES_NOT_FIT
 
 

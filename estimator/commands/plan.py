@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -143,9 +142,8 @@ def write_files(document: dict[str, Any], folder: Path, plots: str | None) -> li
 
 def show(document: dict[str, Any], outcome: Outcome, written: list[Path]) -> None:
     """Print the largest batches, a line a job and its settings, and where the rest is."""
-    from estimator.report.page import Page, write_out
+    from estimator.report.page import page_on_stdout
     from estimator.report.plan_text import write_plan
 
-    page = Page(sys.stdout)
-    write_plan(page, document, found=outcome.found, solved=outcome.solved, files=[str(path) for path in written])
-    write_out(page.text)
+    with page_on_stdout() as page:
+        write_plan(page, document, found=outcome.found, solved=outcome.solved, files=[str(path) for path in written])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -172,9 +171,8 @@ def show(answer: Estimate, requested: BatchEstimate | None, *, as_json: bool, ve
 
         write_json(to_json(answer, requested))
         return
-    from estimator.report.page import Page, write_out
+    from estimator.report.page import page_on_stdout
     from estimator.report.text import write_estimate
 
-    page = Page(sys.stdout)
-    write_estimate(page, answer, requested, verbose=verbose)
-    write_out(page.text)
+    with page_on_stdout() as page:
+        write_estimate(page, answer, requested, verbose=verbose)

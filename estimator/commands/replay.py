@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -57,30 +56,29 @@ def replay(
 
 
 def _show(report: Mapping[str, Any]) -> None:
-    from estimator.report.page import Page, write_out
+    from estimator.report.page import page_on_stdout
 
-    page = Page(sys.stdout)
-    page.heading("Replay through PyTorch's caching allocator")
-    page.table(
-        [("peak", False), ("size", True), ("bytes", True)],
-        [
-            [name, format_bytes(report[f"peak_{name}_bytes"]), f"{report[f'peak_{name}_bytes']:,}"]
-            for name in ("requested", "allocated", "reserved")
-        ],
-    )
-    limit, conf, oom = report["limit_bytes"], report["alloc_conf"], report["oom"]
-    page.pairs(
-        [
-            ("runs out", "no" if not oom else _where(oom)),
-            ("limit", "none" if limit is None else f"{format_bytes(limit)} ({limit:,} bytes)"),
-            ("settings", conf or "PyTorch's defaults"),
-            ("events", f"{report['event_count']:,}"),
-            ("segments", f"{len(report['segments'])}: {_by_size(report['segments'])}"),
-            ("retries", str(report["num_alloc_retries"])),
-            ("recorded", _agreement(report["recorded"])),
-        ]
-    )
-    write_out(page.text)
+    with page_on_stdout() as page:
+        page.heading("Replay through PyTorch's caching allocator")
+        page.table(
+            [("peak", False), ("size", True), ("bytes", True)],
+            [
+                [name, format_bytes(report[f"peak_{name}_bytes"]), f"{report[f'peak_{name}_bytes']:,}"]
+                for name in ("requested", "allocated", "reserved")
+            ],
+        )
+        limit, conf, oom = report["limit_bytes"], report["alloc_conf"], report["oom"]
+        page.pairs(
+            [
+                ("runs out", "no" if not oom else _where(oom)),
+                ("limit", "none" if limit is None else f"{format_bytes(limit)} ({limit:,} bytes)"),
+                ("settings", conf or "PyTorch's defaults"),
+                ("events", f"{report['event_count']:,}"),
+                ("segments", f"{len(report['segments'])}: {_by_size(report['segments'])}"),
+                ("retries", str(report["num_alloc_retries"])),
+                ("recorded", _agreement(report["recorded"])),
+            ]
+        )
 
 
 def _where(oom: Mapping[str, Any]) -> str:

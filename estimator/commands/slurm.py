@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -248,8 +247,7 @@ def _show(
     if as_json:
         write_json(document(offers, verdict, inside, loading))
         return
-    from estimator.report.page import Page, write_out
+    from estimator.report.page import page_on_stdout
 
-    page = Page(sys.stdout)
-    write_answer(page, offers, verdict, inside, loading, verbose=verbose)
-    write_out(page.text)
+    with page_on_stdout() as page:
+        write_answer(page, offers, verdict, inside, loading, verbose=verbose)

@@ -10,7 +10,8 @@ import os
 import shutil
 import sys
 import textwrap
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from io import StringIO
 from typing import Literal, TextIO
 
@@ -113,6 +114,14 @@ class Page:
 
     def _print(self, text: str, *, style: str | None = None) -> None:
         self._console.print(text, style=style, soft_wrap=True)
+
+
+@contextmanager
+def page_on_stdout() -> Iterator[Page]:
+    """A page that is written to stdout once it is whole: an error on the way leaves nothing half said."""
+    page = Page(sys.stdout)
+    yield page
+    write_out(page.text)
 
 
 def write_out(text: str, stream: TextIO | None = None) -> None:
