@@ -127,7 +127,3 @@ def test_solvers_are_named_and_bounded() -> None:
     assert found.confidence == "assumed"
     assert (found.low_bytes, found.size_bytes, found.high_bytes) == (0, 65_536, 262_144)
     assert "cuSOLVER" in unknown_ops(target())[name]
-
-
-def test_sparse_gradients_are_named() -> None:
-    assert "too low" in unknown_ops(target())["aten._sparse_coo_tensor_with_dims_and_tensors.default"]

@@ -8,7 +8,15 @@ from __future__ import annotations
 from estimator.device import Target
 from estimator.graph import Op, TensorSpec
 from estimator.scratch.arguments import argument, dtype_name, is_integral
-from estimator.scratch.cub import rows_sort_bytes, scan_bytes, segmented_sort_bytes, sort_pairs_bytes, two_sweep_sort
+from estimator.scratch.cub import (
+    merge_sort_pairs_bytes,
+    rows_sort_bytes,
+    scan_bytes,
+    segmented_sort_bytes,
+    sort_pairs_bytes,
+    two_sweep_sort,
+    unique_by_key_bytes,
+)
 from estimator.scratch.registry import Scratch, rule
 
 _SMALL = 4096
@@ -118,3 +126,20 @@ def cumulative(op: Op, target: Target) -> list[Scratch]:
     if self.shape and self.numel > 0 and self.numel == self.shape[dim]:
         found.append(Scratch(scan_bytes(self.numel, item)))
     return found
+
+
+@rule("aten._coalesce.default")
+def coalesce(op: Op, target: Target) -> list[Scratch]:
+    """Indices of a sparse tensor sorted with their places, then the first of equal ones; `op.args[0]` are the indices.
+
+    Source: aten/src/ATen/native/sparse/cuda/SparseCUDATensor.cu, `_coalesce_sparse_cuda`: thrust's `sort_by_key` and
+    `unique_by_key`, which keeps the count of what is left in 256 bytes of its own, 2.11.
+    Bound: the second is off by some KiB for a million indices.
+    """
+    indices: TensorSpec = op.args[0]
+    count = indices.shape[-1]
+    kept = unique_by_key_bytes(count, indices.itemsize, target.device) + 256
+    return [
+        Scratch(merge_sort_pairs_bytes(count, indices.itemsize, 8), freed_early=True),
+        Scratch(kept, freed_early=True, confidence="modelled"),
+    ]

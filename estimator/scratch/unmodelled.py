@@ -8,10 +8,6 @@ from estimator.scratch.registry import Scratch, rule
 
 _VALUES = "how much depends on the values, which a trace without data does not have"
 _SOLVER = "work space of cuSOLVER or MAGMA, assumed between nothing and four times the matrices"
-_SPARSE = (
-    "sparse gradients are not modelled: neither what they hold after the backward pass nor what adding them up and the "
-    "optimizer take; the answer is too low by at least the looked-up rows, and may be by several tables"
-)
 _RARE = "rare in training, not modelled; up to some tens of bytes an element"
 _ORDERED = "the deterministic way sorts its indices, not modelled; about 40 bytes an index and a copy of the source"
 
@@ -50,8 +46,6 @@ UNMODELLED: dict[str, str] = {
     "aten._scaled_grouped_mm.default": "pointers and a work space of CUTLASS, not modelled",
     "aten._sparse_addmm.default": "work space of cuSPARSE, not modelled",
     "aten._sparse_mm.default": "work space of cuSPARSE, not modelled",
-    "aten.embedding_sparse_backward.default": _SPARSE,
-    "aten._sparse_coo_tensor_with_dims_and_tensors.default": _SPARSE,
 }
 """Reason by op name."""
 

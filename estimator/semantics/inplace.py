@@ -119,6 +119,8 @@ class InBackward:
         """Accumulate in place. Source: `accumulate` in torch/csrc/autograd/input_buffer.cpp, 2.11."""
         if not (on_device(a) and on_device(b) and alpha == 1 and a.shape == b.shape and a.dtype is b.dtype):
             return None
+        if a.layout is not torch.strided or b.layout is not torch.strided:  # sparse gradients are never added in place
+            return None
         if self._node() in _ADD_THEMSELVES or not self._is_alone(a) or not _is_dense(a):
             return None
         return _aten.add_.Tensor(a, b)  # type: ignore[no-any-return]

@@ -19,6 +19,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from estimator.errors import DataDependentError
 from estimator.graph import Op, StepGraph, StorageEvent, TensorSpec
 from estimator.ledger import Category
+from estimator.trace import sparse
 from estimator.trace.assumed import AssumedNumbers
 from estimator.trace.bounds import check_rows
 from estimator.trace.explain import no_fake_kernel
@@ -71,6 +72,7 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self._live: dict[int, tuple[weakref.ref[Any], int]] = {}
         self._born = 0
         self._dtype_names: dict[torch.dtype, str] = {}
+        self._sparse = sparse.SparseOps(self._warn, self._note_alone)
 
     # ------------------------------------------------------------ phases and roles
 
@@ -81,6 +83,8 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     def label(self, tensor: Tensor, category: Category, name: str = "") -> None:
         """Say what the storage of `tensor` is for. The first label that is given stays."""
+        if tensor.layout is torch.sparse_coo:
+            tensor = tensor._values()
         for part in parts(tensor):
             entry = self._live.get(part.untyped_storage()._cdata) if part.layout is torch.strided else None
             if entry is not None:
@@ -155,6 +159,11 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         if is_composite(func):
             with self:
                 return func.decompose(*args, **kwargs)
+        if self._sparse.takes(func, args):
+            with self:
+                out = self._sparse.run(func, args, kwargs)
+            if out is not sparse.NOT_DONE:
+                return out
         if not self.recording:
             return self._run(func, args, kwargs)
         in_backward = torch._C._current_graph_task_id() != -1
@@ -196,6 +205,16 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
                 len(self.graph.events),
             )
         )
+
+    def _note_alone(self, name: str, args: tuple[Any, ...]) -> None:
+        """Write down a call that is made within an op, for the scratch it takes."""
+        path, in_backward = self._paths.of_op(False), torch._C._current_graph_task_id() != -1
+        end = len(self.graph.events)
+        self.graph.ops.append(Op(name, self._plain(args), {}, (), path, self.phase, in_backward, end))
+
+    def _warn(self, code: str, text: str) -> None:
+        if (code, text) not in self.graph.warnings:
+            self.graph.warnings.append((code, text))
 
     def _touches_device(self, args: tuple[Any, ...]) -> bool:
         """Whether an op without results (foreach and fused ops in place) works on device tensors."""
