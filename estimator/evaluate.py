@@ -104,8 +104,9 @@ class Evaluator:
         """Whether batch size `n` runs without OutOfMemoryError at that end of the interval.
 
         At the high end it must run with less as well: with other sizes the blocks fall otherwise, and near the limit
-        a batch may run with the largest workspaces that does not with the likely ones. Where a workspace is refused,
-        cuDNN's next plan needs an unknown part of what there is: it must run with nothing of it and with all.
+        a batch may run with the largest workspaces that does not with the likely ones. Where a likely workspace
+        is refused, cuDNN's next plan needs an unknown part of what there is: it must run with nothing of it and with all.
+        (What is refused at the high end is mostly a size that only the bound has; what is granted then, the other ends have.)
         Source: aten/src/ATen/native/cudnn/Conv_v8.cpp, try_configs: OutOfMemoryError is caught, the next plan tried (2.11).
         """
         return self._failing_end(n) is None if which == "high" else self._fits_at(n, which)
@@ -120,14 +121,14 @@ class Evaluator:
         return next((end for end in ends if not (self._fits_at(n, end) and self._oom_at(n, end) is None)), None)
 
     def _oom_at(self, n: int, which: str) -> Any:
-        """Where it runs out at that end, with nothing or with all there is in the place of what was refused; None: nowhere."""
+        """Where it runs out at that end; of the likely sizes also with all there is in the place of what was refused."""
         key = self._same_if_exact(n, which)
         limit = self.limit_bytes(which)
         free = self._free.get((n, key))
         if free is not None and free.peak_reserved_bytes <= limit:
             return free.oom
         found = self._under(n, key, limit)
-        if found.oom is not None or not found.num_survived:
+        if found.oom is not None or not found.num_survived or key != "typical":
             return found.oom
         place = (n, key, limit)
         if place not in self._crowded:
