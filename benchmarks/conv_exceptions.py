@@ -2,7 +2,8 @@
 
     python -m benchmarks.conv_exceptions usual.jsonl.gz --table estimator/scratch/conv_plans/8.0.json
 
-The rows are those of `benchmarks.conv_sample --usual`. Prints how many there are, and in how many a tree is wrong by more
+The rows are those of `benchmarks.conv_sample --usual`; of layers that have a line (`benchmarks.conv_lines`) none is
+kept. Prints how many there are, and in how many a tree is wrong by more
 than half of the allocator's step.
 """
 
@@ -17,7 +18,7 @@ from benchmarks.conv_fit import read
 from benchmarks.conv_forms import CLOSE
 from benchmarks.conv_sample import MULTIPROCESSORS
 from estimator.device import DeviceProfile, Target
-from estimator.scratch import conv_workspace
+from estimator.scratch import conv_lines, conv_workspace
 
 
 def main() -> int:
@@ -31,10 +32,11 @@ def main() -> int:
                            multiprocessor_count=MULTIPROCESSORS[capability])  # fmt: skip
     target = Target(device=device, torch_version="2.11.0")
     conv_workspace.load_plans(capability).pop("exceptions", None)  # the trees alone are asked
+    lines = conv_lines.load(capability)
     exceptions = {
         conv_workspace.fingerprint(call): size
         for _, call, size in rows
-        if abs(conv_workspace.look_up(call, target).size_bytes - size) > CLOSE
+        if (lines is None or conv_lines.look_up(call, lines) is None) and abs(conv_workspace.look_up(call, target).size_bytes - size) > CLOSE
     }
     print(f"{len(rows)} convolutions, {len(exceptions)} exceptions")
     add_exceptions(options.table, exceptions)

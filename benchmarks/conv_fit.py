@@ -25,7 +25,7 @@ from sklearn.tree import DecisionTreeClassifier
 from benchmarks.conv_forms import Form, candidates, canonical, constants
 from estimator.scratch.conv_call import CudnnConv
 from estimator.scratch.conv_features import FEATURES, features
-from estimator.scratch.conv_workspace import base_bytes, form_bytes, tensor_bytes
+from estimator.scratch.conv_forms import base_bytes, form_bytes, tensor_bytes
 
 STEP = 512
 LEAVES, LEAVES_OF_HALF = 7000, 4000

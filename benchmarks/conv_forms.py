@@ -7,7 +7,7 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 
 from estimator.scratch.conv_call import CudnnConv
-from estimator.scratch.conv_workspace import Form, product_extents
+from estimator.scratch.conv_forms import Form, product_extents
 
 TILES = tuple((h, w) for h in (32, 64, 128, 256) for w in (32, 64, 128, 256) if {h, w} not in ({32, 256}, {32}, {256}))
 """Output tiles that cuDNN's kernels work in, as far as workspaces showed any."""

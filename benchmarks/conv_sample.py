@@ -2,12 +2,14 @@
 
     python -m benchmarks.conv_sample --capability 8.0 --count 400000 --seed 1 --out rows.jsonl.gz
     python -m benchmarks.conv_sample --capability 8.0 --usual --out usual.jsonl.gz
+    python -m benchmarks.conv_sample --capability 8.0 --lines --out lines.jsonl.gz
 
 Needs cuDNN (`pip install batch-estimator[cudnn]`) and torchvision; timm's models take part where it is installed. The
 table wants the engines that are compiled when they are used, so libcuda.so.1 must be loadable; else it says so and ends.
 Half of the convolutions are layers of models, at random batch and image sizes, half are made up. With `--usual` they
 are no sample, but all of the usual ones: layers of torchvision's models at 224 pixels, and square images with channels
-by powers of two, at common batch sizes (`benchmarks.conv_exceptions` reads these).
+by powers of two, at common batch sizes (`benchmarks.conv_exceptions` reads these). With `--lines` they are the layers
+of torchvision's and timm's models and of `conv_networks` at two dozen batch sizes each (`benchmarks.conv_lines`).
 """
 
 from __future__ import annotations
@@ -23,8 +25,9 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 from estimator.device import DeviceProfile, Target
-from estimator.scratch import conv_workspace, cudnn_deviceless, cudnn_worker
+from estimator.scratch import cudnn_deviceless, cudnn_worker
 from estimator.scratch.conv_call import CudnnConv, Ints, Kind
+from estimator.scratch.conv_forms import tensor_bytes
 
 MULTIPROCESSORS = {(7, 5): 40, (8, 0): 108, (8, 6): 82, (8, 9): 128, (9, 0): 132, (10, 0): 148, (12, 0): 170}
 """T4, A100, RTX 3090, RTX 4090, H100, B200, RTX 5090. Source: profiles/."""
@@ -41,6 +44,7 @@ KERNELS = ((3, 1, 1, 1),) * 8 + ((1, 1, 0, 1),) * 4 + ((3, 2, 1, 1), (4, 2, 1, 1
 SIDES = (4, 5, 6, 7, 8, 10, 12, 14, 16, 20, 24, 28, 32, 40, 48, 56, 60, 64, 72, 80, 96, 100, 112, 120, 128, 144, 160, 192,
          224, 256, 299, 300, 320, 384, 512)  # fmt: skip
 LENGTHS = (50, 100, 128, 200, 256, 400, 500, 512, 1000, 1024, 1500, 2000, 3000, 4000, 4096, 8000, 8192, 16000)
+BATCHES = (1, 2, 3, 4, 5, 6, 7, 8, 10, 12, 14, 16, 20, 24, 28, 32, 40, 48, 64, 96, 100, 128, 192, 256)
 SCALES = tuple(side / 224 for side in (256, 256, 288, 299, 320, 384, 512, 192, 128, 96, 64))
 
 
@@ -135,10 +139,25 @@ def usual_calls() -> Iterator[tuple[int, CudnnConv]]:
                         yield number, call
 
 
+def line_calls(half: str) -> Iterator[tuple[int, CudnnConv]]:
+    """The layers of torchvision's and timm's models and of `conv_networks` at every one of `BATCHES`, in usual layouts."""
+    from benchmarks.conv_networks import grid, networks
+
+    layers = dict.fromkeys((*layers_of_models((224,)), *grid()))
+    for _, found in networks():
+        layers.update(found)
+    for number, layer in enumerate(layers):
+        for dtype, nhwc in (("float32", False), (half, False), (half, True)):
+            for batch, kind in itertools.product(BATCHES, KINDS):
+                call = layer.at(batch, kind, dtype, nhwc)
+                if goes_to_cudnn(call):
+                    yield number, call
+
+
 def goes_to_cudnn(call: CudnnConv) -> bool:
     """Whether PyTorch gives it to cuDNN (depthwise ones have kernels of PyTorch's own), and its tensors are not too large."""
     is_pytorchs = call.groups == call.x[1] > 1 and not call.nhwc and call.dtype != "float16"
-    return not is_pytorchs and conv_workspace.tensor_bytes(call) <= MOST_BYTES
+    return not is_pytorchs and tensor_bytes(call) <= MOST_BYTES
 
 
 def layers_of_models(sizes: Sequence[int] = (224, 160), others: bool = True) -> list[Layer]:
@@ -231,6 +250,7 @@ def main() -> int:
     parser.add_argument("--count", type=int, default=400_000)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--usual", action="store_true", help="all of the usual ones in place of a sample")
+    parser.add_argument("--lines", action="store_true", help="usual layers at every batch size in place of a sample")
     parser.add_argument("--out", required=True)
     options = parser.parse_args()
     major, minor = map(int, options.capability.split("."))
@@ -247,7 +267,12 @@ def main() -> int:
     written = 0
     with gzip.open(options.out, "wt") as file:
         file.write(json.dumps({"capability": [major, minor], "cudnn": cudnn.version}) + "\n")
-        sample = draw(random.Random(options.seed), layers_of_models(), halves) if not options.usual else usual_calls()
+        if options.lines:
+            sample = line_calls(halves[0])
+        elif options.usual:
+            sample = usual_calls()
+        else:
+            sample = draw(random.Random(options.seed), layers_of_models(), halves)
         for number, call in sample:
             question = {name: getattr(call, name) for name in cudnn_deviceless.ASKED}
             found = cudnn_worker.answer(cudnn, card, question | {"deterministic": False, "first": True})
@@ -255,7 +280,7 @@ def main() -> int:
                 row = [number, call.kind, call.dtype, call.nhwc, *(getattr(call, n) for n in Layer._fields)]
                 file.write(json.dumps([*row, found["workspace"]]) + "\n")
                 written += 1
-            if written >= options.count and not options.usual:
+            if written >= options.count and not (options.usual or options.lines):
                 break
     return 0
 

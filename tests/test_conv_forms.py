@@ -6,7 +6,7 @@ import pytest
 
 from benchmarks.conv_forms import candidates, canonical, constants
 from estimator.scratch.conv_call import CudnnConv
-from estimator.scratch.conv_workspace import base_bytes, form_bytes, product_extents
+from estimator.scratch.conv_forms import base_bytes, form_bytes, product_extents
 
 pytestmark = pytest.mark.pure
 

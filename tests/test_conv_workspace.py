@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 from collections import defaultdict
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import Any
 import pytest
 
 from estimator.device import DeviceProfile, Target
-from estimator.scratch import conv_workspace
+from estimator.scratch import conv_forms, conv_workspace
 from estimator.scratch.conv_call import CudnnConv
 from estimator.scratch.conv_features import FEATURES, features
 
@@ -46,7 +45,7 @@ def test_unseen_convolutions_lie_in_their_interval_and_mostly_near_the_predictio
         found = conv_workspace.look_up(call, at)
         assert found.low_bytes <= found.size_bytes <= found.high_bytes
         held.append(found.low_bytes <= truth <= found.high_bytes)
-        near[call.nhwc].append(abs(found.size_bytes - truth) <= conv_workspace.tensor_bytes(call) // 100)
+        near[call.nhwc].append(abs(found.size_bytes - truth) <= conv_forms.tensor_bytes(call) // 100)
     assert len(held) >= 200
     assert in_shares(held) >= 0.96
     assert in_shares(near[True]) >= 0.80
@@ -65,19 +64,6 @@ def test_the_table_asks_about_these_features() -> None:
         assert tuple(conv_workspace.load_plans(capability)["features"]) == FEATURES
 
 
-def test_what_was_measured_stands_where_the_tree_is_wrong(monkeypatch: pytest.MonkeyPatch) -> None:
-    call = call_of(next(row for row in MEASURED if row[0] == "8.0"))
-    plain = conv_workspace.look_up(call, target((8, 0)))
-    monkeypatch.setattr(
-        conv_workspace, "load_exceptions", lambda capability: {conv_workspace.fingerprint(call): 1 << 40}
-    )
-    found = conv_workspace.look_up(call, target((8, 0)))
-    assert (found.size_bytes, found.high_bytes) == (1 << 40, 1 << 40)
-    assert found.low_bytes == plain.low_bytes
-    twice = dataclasses.replace(call, x=(2 * call.x[0], *call.x[1:]), y=(2 * call.y[0], *call.y[1:]))
-    assert conv_workspace.look_up(twice, target((8, 0))).size_bytes < 1 << 40
-
-
 def test_copies_and_the_partial_sums_of_a_split_reduction() -> None:
     # x and y are 4 x 64 x 256 x 256 x 4 B = 67,108,864 B each, w is 64 x 576 x 4 B = 147,456 B, all three transposed.
     # 61 parts of 1 x 5 tiles of 64 x 128: 60 x 5 x 64 x 128 x 4 B = 9,830,400 B; counters 61 x 5 x 4 B + 175 B =
@@ -85,8 +71,8 @@ def test_copies_and_the_partial_sums_of_a_split_reduction() -> None:
     # 2 x 67,108,864 + 147,456 + 9,830,400 + 1,395 = 144,196,979: what cuDNN 9.19 took for it on the simulated card.
     call = CudnnConv("weight", "float32", False, (4, 64, 256, 256), (64, 64, 3, 3), (4, 64, 256, 256), (1, 1), (1, 1),
                      (1, 1), 1)  # fmt: skip
-    assert conv_workspace.form_bytes(call, ("transposed", ("64x128", 61))) == 144_196_979
-    assert conv_workspace.form_bytes(call, ("none", ("bytes", 0))) == 0
+    assert conv_forms.form_bytes(call, ("transposed", ("64x128", 61))) == 144_196_979
+    assert conv_forms.form_bytes(call, ("none", ("bytes", 0))) == 0
 
 
 def test_channels_are_padded_to_16_bytes() -> None:
@@ -94,8 +80,8 @@ def test_channels_are_padded_to_16_bytes() -> None:
     # w, 16 x 8 x 2 B = 256 B, whose pixels are one each: w is copied since it is padded.
     geometry = ((1, 1), (0, 0), (1, 1), 1)
     call = CudnnConv("forward", "bfloat16", False, (2, 3, 8, 8), (16, 3, 1, 1), (2, 16, 8, 8), *geometry)
-    assert conv_workspace.base_bytes(call)["transposed"] == 2048 + 4096 + 256
-    assert conv_workspace.base_bytes(call)["transposed-operands"] == 2048 + 256
+    assert conv_forms.base_bytes(call)["transposed"] == 2048 + 4096 + 256
+    assert conv_forms.base_bytes(call)["transposed-operands"] == 2048 + 256
 
 
 def test_a_capability_without_a_table_is_told_by_the_one_below_it_and_assumed() -> None:
@@ -104,7 +90,7 @@ def test_a_capability_without_a_table_is_told_by_the_one_below_it_and_assumed() 
     found = conv_workspace.look_up(call, target((8, 7)))
     assert found.confidence == "assumed"
     assert found.low_bytes == 0
-    assert found.high_bytes >= found.size_bytes + conv_workspace.tensor_bytes(call)
+    assert found.high_bytes >= found.size_bytes + conv_forms.tensor_bytes(call)
 
 
 def test_benchmark_mode_raises_the_high_end_alone() -> None:

@@ -1,0 +1,113 @@
+"""Workspaces of usual convolutions as cuDNN gave them, a line a layer over the batch sizes. Needs no torch.
+
+A tree (`conv_workspace`) tells a plan from a shape; of layers that many networks have, the plans were asked for one by
+one. A file `conv_plans/*.lines` holds for one compute capability a line a layer, pass, kind of type and layout: from which
+batch size on which form holds (`conv_forms.form_bytes`). At a batch size that was asked, the line is the answer; in
+between, the plan is nearly always one of those around.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from bisect import bisect_right
+from functools import cache
+from importlib.resources import files
+from typing import Any, NamedTuple
+
+from estimator.graph import TensorSpec
+from estimator.scratch.conv_call import CudnnConv
+from estimator.scratch.conv_forms import Form, form_bytes
+
+KEY = 12
+"""Characters of a fingerprint at the start of a line."""
+AROUND = 3
+"""Batch sizes asked on either side whose plans a batch size in between is taken to have one of."""
+
+
+class Lines(NamedTuple):
+    """A file of lines: the batch sizes that were asked, the forms that lines name, the lines, sorted."""
+
+    cudnn: tuple[int, int]
+    multiprocessor_count: int
+    batches: tuple[int, ...]
+    forms: tuple[Form, ...]
+    text: bytes
+
+
+class Around(NamedTuple):
+    """Workspaces of a convolution in bytes, by the forms that hold at the batch sizes asked around its own.
+
+    `next_to`: at the batch size itself, else at the next smaller and the next larger one asked; `all`: at up to three on
+    either side. `is_within`: false beyond the largest batch size asked, where only smaller ones are known.
+    """
+
+    next_to: list[int]
+    all: list[int]
+    is_within: bool
+
+
+def look_up(call: CudnnConv, lines: Lines) -> Around | None:
+    """What the line of this layer says of this batch size, None where the layer has none.
+
+    Source: measured: conv_plans/*.lines (benchmarks/conv_lines.py; cuDNN's heuristics asked for a simulated card).
+    """
+    parts = find(lines.text, fingerprint(call))
+    if parts is None:
+        return None
+    batch, asked = call.x[0], [b for b in lines.batches if b <= int(parts[0])]
+    place = bisect_right(asked, batch)
+    around = asked[max(place - AROUND, 0) : place + AROUND]
+    if batch in asked:
+        around = next_to = [batch]
+    else:
+        next_to = asked[place - 1 : place + 1]
+    starts = [int(part.split(":")[0]) for part in parts[1:]]
+    forms = {b: parts[bisect_right(starts, b)].split(":")[1] for b in around}
+    sizes = {form: _bytes(call, form, lines.forms) for form in dict.fromkeys(forms.values())}
+    return Around([sizes[forms[b]] for b in next_to], [sizes[form] for form in forms.values()], batch <= asked[-1])
+
+
+def _bytes(call: CudnnConv, part: str, forms: tuple[Form, ...]) -> int:
+    """Bytes of one part of a line: a form's number, or `fixed+each`, bytes besides bytes for each sample."""
+    if "+" in part:
+        fixed, each = part.split("+")
+        return max(int(fixed) + int(each) * call.x[0], 0)
+    return form_bytes(call, forms[int(part)])
+
+
+def find(text: bytes, key: str) -> list[str] | None:
+    """Words of the line that starts with `key`, without it, found by halving the sorted text."""
+    wanted, low, high = key.encode(), 0, len(text)
+    while low < high:
+        start = text.rfind(b"\n", 0, (low + high) // 2) + 1
+        end = text.find(b"\n", start)
+        here = text[start : start + KEY]
+        if here == wanted:
+            return text[start + KEY : end].decode().split()
+        if here < wanted:
+            low = end + 1
+        else:
+            high = start
+    return None
+
+
+def fingerprint(call: CudnnConv) -> str:
+    """A short name of a convolution without its batch; float16 has that of bfloat16, whose plans nearly always agree."""
+    dtype = "half" if TensorSpec(call.dtype, (), ()).itemsize == 2 else call.dtype
+    shapes = (call.x[1:], call.w, call.y[1:], call.stride, call.padding, call.dilation)
+    text = repr((call.kind, dtype, bool(call.nhwc), *(tuple(map(int, shape)) for shape in shapes), int(call.groups)))
+    return hashlib.blake2b(text.encode(), digest_size=KEY // 2).hexdigest()
+
+
+@cache
+def load(capability: tuple[int, int]) -> Lines | None:
+    """Read the lines of a compute capability, None where it has none."""
+    file = files("estimator.scratch").joinpath("conv_plans").joinpath(f"{capability[0]}.{capability[1]}.lines")
+    if not file.is_file():
+        return None
+    first, _, text = file.read_bytes().partition(b"\n")
+    head: dict[str, Any] = json.loads(first)
+    forms = tuple((base, (what, count)) for base, (what, count) in head["forms"])
+    version = (head["cudnn"] // 10000, head["cudnn"] // 100 % 100)
+    return Lines(version, head["multiprocessors"], tuple(head["batches"]), forms, text)

@@ -1,0 +1,157 @@
+"""Lines of measured convolutions: what is read at a batch size asked, in between, beyond, and on another cuDNN."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import pytest
+
+from benchmarks.conv_lines import Point, runs
+from benchmarks.conv_networks import networks
+from benchmarks.conv_sample import output
+from estimator.device import DeviceProfile, Target
+from estimator.scratch import conv_forms, conv_lines, conv_workspace
+from estimator.scratch.conv_call import CudnnConv
+
+pytestmark = pytest.mark.pure
+ASKED = (1, 2, 4, 8, 16, 32)
+FORMS = (("none", ("bytes", 0)), ("copied", ("bytes", 16)), ("weights", ("bytes", 16)))
+
+
+def call(batch: int, channels: int = 64) -> CudnnConv:
+    x = (batch, channels, 56, 56)
+    return CudnnConv("forward", "float32", False, x, (channels, channels, 3, 3), x, (1, 1), (1, 1), (1, 1), 1)
+
+
+def target(**changes: Any) -> Target:
+    device = DeviceProfile(name="card", kind="cuda", total_bytes=80 << 30, compute_capability=(8, 0),
+                           multiprocessor_count=108)  # fmt: skip
+    return Target(**{"device": device, "torch_version": "2.11.0", **changes})
+
+
+def lines(*texts: tuple[int, str]) -> conv_lines.Lines:
+    """Lines of the layers with so many channels."""
+    words = sorted(f"{conv_lines.fingerprint(call(1, channels))}{text}\n" for channels, text in texts)
+    return conv_lines.Lines((9, 19), 108, ASKED, FORMS, "".join(words).encode())
+
+
+def use(monkeypatch: pytest.MonkeyPatch, line: str) -> None:
+    monkeypatch.setattr(conv_lines, "load", lambda capability: lines((64, line)))
+
+
+def copied(batch: int) -> int:
+    """x and y are 64 x 56 x 56 x 4 B = 802,816 B a sample, w 64 x 64 x 9 x 4 B = 147,456 B; 16 B besides."""
+    return 2 * 802_816 * batch + 147_456 + 16
+
+
+def test_a_line_is_found_among_many() -> None:
+    many = lines(*((channels, f"32 1:{channels % 3}") for channels in range(1, 200)))
+    for channels in range(1, 200):
+        assert conv_lines.find(many.text, conv_lines.fingerprint(call(5, channels))) == ["32", f"1:{channels % 3}"]
+    assert conv_lines.find(many.text, conv_lines.fingerprint(call(5, 200))) is None
+    assert conv_lines.find(b"", conv_lines.fingerprint(call(5, 200))) is None
+
+
+def test_a_batch_size_that_was_asked_is_the_answer_within_the_allocators_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    use(monkeypatch, "32 1:0 4:1 16:2")
+    for batch, size in ((1, 0), (2, 0), (4, copied(4)), (8, copied(8)), (16, 147_472), (32, 147_472)):
+        low, high = (size - 512, size + 512) if size else (0, 0)
+        assert conv_workspace.look_up(call(batch), target()) == (size, low, high, "modelled")
+
+
+def test_in_between_the_plan_is_that_of_the_sizes_around_where_they_agree(monkeypatch: pytest.MonkeyPatch) -> None:
+    use(monkeypatch, "32 1:1 32:0")
+    found = conv_workspace.look_up(call(6), target())
+    assert found.size_bytes == found.high_bytes - 512 == copied(6)
+    assert found.low_bytes == 0  # 32, the third larger size, has no workspace
+
+
+def test_in_between_two_plans_the_trees_is_taken_or_the_larger(monkeypatch: pytest.MonkeyPatch) -> None:
+    use(monkeypatch, "32 1:0 8:1")
+    for guess, size in ((0, 0), (copied(6), copied(6)), (3_000_000, copied(6)), (1 << 30, copied(6))):
+        monkeypatch.setattr(
+            conv_workspace, "_by_tree",
+            lambda call, capability, guess=guess: conv_workspace.Prediction(guess, 0, 1 << 40, "modelled"),
+        )  # fmt: skip
+        found = conv_workspace.look_up(call(6), target())
+        assert (found.size_bytes, found.low_bytes) == (size, 0)
+        assert found.high_bytes == max(copied(6), guess) + 512
+
+
+def test_bytes_that_grow_with_the_batch(monkeypatch: pytest.MonkeyPatch) -> None:
+    use(monkeypatch, "32 1:1000+300 16:70000+0")
+    assert conv_workspace.look_up(call(8), target()).size_bytes == 1000 + 8 * 300
+    assert conv_workspace.look_up(call(16), target()).size_bytes == 70_000
+
+
+def test_another_cudnn_card_or_type_keeps_the_trees_interval(monkeypatch: pytest.MonkeyPatch) -> None:
+    use(monkeypatch, "32 1:1")
+    plain = conv_workspace._by_tree(call(8), (8, 0))
+    later = conv_workspace.look_up(call(8), target(torch_version="2.13.0"))
+    assert later.size_bytes == copied(8)
+    assert (later.low_bytes, later.high_bytes) == (
+        min(copied(8) - 512, plain.low_bytes), max(copied(8) + 512, plain.high_bytes),
+    )  # fmt: skip
+    fewer = target().device.model_copy(update={"multiprocessor_count": 54})
+    assert conv_workspace.look_up(call(8), target(device=fewer)).high_bytes == copied(8) + 512  # 8.0 does not count them
+    hopper = fewer.model_copy(update={"compute_capability": (9, 0)})
+    assert conv_workspace.look_up(call(8), target(device=hopper)).high_bytes >= copied(8)
+    half = dataclasses.replace(call(8), dtype="float16")
+    tree = conv_workspace._by_tree(half, (8, 0))
+    assert conv_workspace.look_up(half, target()).high_bytes >= tree.high_bytes
+
+
+def test_beyond_the_largest_size_asked_its_plan_goes_on_and_the_trees_interval_is_taken_in(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    use(monkeypatch, "32 1:0 8:1")
+    tree = conv_workspace._by_tree(call(48), (8, 0))
+    found = conv_workspace.look_up(call(48), target())
+    assert found.size_bytes == copied(48)
+    assert found.low_bytes <= min(tree.low_bytes, copied(48))
+    assert found.high_bytes >= max(tree.high_bytes, copied(48))
+
+
+def test_a_layer_without_a_line_is_told_by_the_tree(monkeypatch: pytest.MonkeyPatch) -> None:
+    use(monkeypatch, "32 1:1")
+    assert conv_workspace.look_up(call(8, 65), target()) == conv_workspace._by_tree(call(8, 65), (8, 0))
+
+
+@pytest.mark.parametrize("capability", [c for c in conv_workspace.CAPABILITIES if conv_lines.load(c)], ids=str)
+def test_the_files_are_sorted_and_name_forms_they_have(capability: tuple[int, int]) -> None:
+    read = conv_lines.load(capability)
+    assert read is not None
+    rows = read.text.decode().splitlines()
+    assert len(rows) > 1000
+    assert rows == sorted(rows)
+    for row in rows[:: len(rows) // 500]:
+        last, *parts = row[conv_lines.KEY :].split()
+        assert int(last) in read.batches
+        assert parts[0].startswith("1:")
+        names = [part.split(":")[1] for part in parts]
+        assert all("+" in name or int(name) < len(read.forms) for name in names)
+
+
+def test_runs_are_what_explains_most_batch_sizes() -> None:
+    copies = [Point(b, call(b), copied(b)) for b in (1, 2, 4)]
+    small = [Point(b, call(b), 0) for b in (8, 16)]
+    odd = [Point(b, call(b), 5_000_001 + 1_000_003 * b) for b in (32, 64, 128)]
+    alone = [Point(256, call(256), 987_654_321)]
+    found = list(runs([*copies, *small, *odd, *alone]))
+    assert [start for start, _ in found] == [1, 8, 32, 256]
+    assert conv_forms.form_bytes(call(2), found[0][1]) == copied(2)  # type: ignore[arg-type]
+    assert found[1:] == [(8, ("none", ("bytes", 0))), (32, "5000001+1000003"), (256, "987654321+0")]
+
+
+def test_layers_of_the_networks_written_down_fit_together() -> None:
+    kinds, count = set(), 0
+    for name, found in networks():
+        kinds.add(name.split()[0])
+        assert found, name
+        for layer in found:
+            count += 1
+            assert output(layer.x[1:], layer) == layer.y[1:]
+            assert layer.w[:2] == (layer.y[0], layer.x[0] // layer.groups)
+    assert len(kinds) >= 12
+    assert count > 3000
