@@ -14,7 +14,7 @@ import torch
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 
 from estimator.device import Target
-from estimator.semantics import composites, cpu_norms, cpu_numbers, cpu_rnn, inplace, overlay
+from estimator.semantics import composites, cpu_norms, cpu_numbers, cpu_rnn, inplace, overlay, packed
 from estimator.semantics.inference import without_inference_mode
 from estimator.semantics.overlay import HOST, Overlay
 
@@ -42,6 +42,7 @@ def cpu_semantics(target: Target) -> Iterator[CpuOverlay]:
         laid.composite("linear", composites.linear)
         cpu_norms.install(laid)
         cpu_rnn.install(laid)
+        packed.install(laid)
         cpu_numbers.install(laid)
         inplace.install(laid)
         without_inference_mode(laid)

@@ -20,6 +20,7 @@ from estimator.semantics import (
     losses,
     norms,
     optimizers,
+    packed,
     rnn,
     unhandled,
 )
@@ -35,7 +36,7 @@ def cuda_semantics(target: Target) -> Iterator[Overlay]:
     overlay = Overlay(target)
     try:
         FakeTensorMode.cache_clear()
-        for part in (composites, kernels, inplace, losses, attention, norms, cells, encoder, optimizers, unhandled):
+        for part in (composites, kernels, inplace, losses, attention, norms, cells, packed, encoder, optimizers, unhandled):
             part.install(overlay)
         rnn.install(overlay, autocast.install(overlay))
         devices.install(overlay)

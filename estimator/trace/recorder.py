@@ -177,7 +177,10 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         return out
 
     def _note(self, func: Any, args: tuple[Any, ...], specs: tuple[Any, Any], out: Any, in_backward: bool) -> None:
-        """Write down an op that has run, if it is one of the device's."""
+        """Write down an op that has run, if it is one of the device's and no mere reading of a number (`tolist` makes
+        as many of these as there are samples)."""
+        if func is _READ_NUMBER:
+            return
         index = len(self.graph.ops)
         outputs: list[TensorSpec] = []
         tensors: list[Tensor] = []
