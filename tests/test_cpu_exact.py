@@ -87,7 +87,17 @@ def sgd(parameters: Any) -> torch.optim.Optimizer:
     return torch.optim.SGD(parameters, 0.1, momentum=0.9)
 
 
+def muon(parameters: Any) -> torch.optim.Optimizer:
+    return torch.optim.Muon(parameters)
+
+
 PLAIN = {
+    # Its iteration adds a transposed matrix of 3,600 elements or more, which goes into the result through a block.
+    "muon": (
+        lambda: nn.Sequential(nn.Linear(24, 160, bias=False), nn.ReLU(), nn.Linear(160, 10, bias=False)),
+        vectors,
+        muon,
+    ),
     "numbers": (Scaled, vectors, sgd),
     "norms": (
         lambda: nn.Sequential(nn.Linear(24, 32), nn.BatchNorm1d(32), nn.SiLU(), nn.LayerNorm(32), nn.Linear(32, 10)),

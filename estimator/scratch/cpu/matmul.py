@@ -13,6 +13,7 @@ from estimator.device import Target
 from estimator.graph import Op, TensorSpec
 from estimator.scratch.arguments import argument
 from estimator.scratch.cpu.call import Call
+from estimator.scratch.cpu.copies import transposing_bytes
 from estimator.scratch.cpu.onednn import Layout, computes_in, matmul_bytes
 from estimator.scratch.cpu.threads import thread_count
 from estimator.scratch.registry import Scratch, rule
@@ -105,10 +106,15 @@ def _mm(op: Op, target: Target) -> list[Scratch]:
 
 @rule("aten.addmm.default", "aten.addmm_.default", kind="cpu")
 def _addmm(op: Op, target: Target) -> list[Scratch]:
+    """What is added is first copied into the result: a transposed matrix through a block."""
     call = Call()
+    beta = op.kwargs.get("beta", 1)
     if op.name == "aten.addmm.default":
         call.result()
-    product(call, op.args[1], op.args[2], target, beta=op.kwargs.get("beta", 1), alpha=op.kwargs.get("alpha", 1))
+        added, result = op.args[0], op.outputs[0]
+        if beta != 0 and added.shape == result.shape:
+            call.passing(transposing_bytes(added, contiguous=result.is_contiguous, dtype=result.dtype))
+    product(call, op.args[1], op.args[2], target, beta=beta, alpha=op.kwargs.get("alpha", 1))
     return call.scratch()
 
 
