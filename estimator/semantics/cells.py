@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from estimator.semantics.overlay import Overlay, fake_tensor, on_device
+from estimator.semantics.overlay import Overlay, fake_tensor
 
 _aten = torch.ops.aten
 
