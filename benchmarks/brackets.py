@@ -5,7 +5,8 @@
 FILE.csv has a row for each model: `model`, `img_size`, `fits_batch` (the largest of a ladder of batch sizes that ran),
 `next_tried_batch_that_failed`, `memory_format` and `param_count_M`. Settings are those of timm's `benchmark.py` on an
 RTX 3090 with torch 1.12: float16 autocast without a gradient scaler, SGD with Nesterov momentum in a for-loop, gradients
-kept and set to zero, float32 weights, `cudnn.benchmark` on. A prediction p is in the bracket where fits_batch <= p <
+kept and set to zero, float32 weights, `cudnn.benchmark` on, attention by products and a softmax: torch 1.12 has no
+`scaled_dot_product_attention`, and timm takes none where there is none. A prediction p is in the bracket where fits_batch <= p <
 next_tried. The installed timm and torch are newer: a model whose parameter count is no longer that of the row is left
 out and named. Every row is appended to `--out` at once, and a row that stands there is not asked again.
 """
@@ -44,6 +45,7 @@ def predict(row: dict[str, str], cudnn_benchmark: bool) -> dict[str, Any]:
     from estimator.devices import resolve_device
     from estimator.sources import JobOptions, load_job
 
+    _attention_of_that_time()
     options = JobOptions(
         image_size=int(row["img_size"]), precision="amp-fp16", channels_last=row["memory_format"] == "channels_last"
     )
@@ -63,6 +65,13 @@ def predict(row: dict[str, str], cudnn_benchmark: bool) -> dict[str, Any]:
         "parameter_count": answer.counts.parameter_count,
         "warnings": sorted({w.code for w in answer.warnings}),
     }
+
+
+def _attention_of_that_time() -> None:
+    """Let timm build its models as on a torch without fused attention. Source: timm/layers/config.py, `use_fused_attn`."""
+    from timm.layers import set_fused_attn
+
+    set_fused_attn(False)
 
 
 def _sgd(parameters: Any) -> Any:
