@@ -7,9 +7,7 @@ from __future__ import annotations
 
 import copy
 import json
-import os
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, nullcontext
+from contextlib import ExitStack, nullcontext
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from estimator.errors import SourceError
 from estimator.job import TrainingJob
 from estimator.sources.huggingface_tasks import BASE, TASK_NAMES, TASKS, Task, task_named
+from estimator.sources.offline import offline
 from estimator.sources.options import JobOptions
 from estimator.sources.words import did_you_mean, require
 
@@ -103,27 +102,6 @@ def job_of_class(
         build="host" if quantization is not None else "device",
         notes=tuple(said),
     )
-
-
-@contextmanager
-def offline() -> Iterator[None]:
-    """Keep transformers and the hub's client from the network, also where they are imported already."""
-    import sys
-
-    names = ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE")
-    before = {name: os.environ.get(name) for name in names}
-    os.environ.update(dict.fromkeys(names, "1"))
-    constants = sys.modules.get("huggingface_hub.constants")
-    was = getattr(constants, "HF_HUB_OFFLINE", None)
-    if constants is not None:
-        constants.HF_HUB_OFFLINE = True  # type: ignore[attr-defined]
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            os.environ.pop(name, None) if value is None else os.environ.update({name: value})
-        if constants is not None:
-            constants.HF_HUB_OFFLINE = was  # type: ignore[attr-defined]
 
 
 def _config(path: str) -> tuple[Any, tuple[str, ...]]:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from estimator.errors import SourceError
 from estimator.job import TrainingJob
+from estimator.sources.offline import offline
 from estimator.sources.options import JobOptions
 from estimator.sources.words import did_you_mean, require
 
@@ -41,7 +42,8 @@ def load(name: str, options: JobOptions) -> TrainingJob:
         kwargs["img_size"] = options.image_size
 
     def build() -> nn.Module:
-        model: nn.Module = timm.create_model(name, pretrained=False, **kwargs)
+        with offline():
+            model: nn.Module = timm.create_model(name, pretrained=False, **kwargs)
         return apply(model, options)
 
     return _job(build, config, options, f"timm:{name}")
@@ -56,7 +58,7 @@ def _config(timm: Any, name: str) -> dict[str, Any]:
 
     import torch
 
-    with torch.device("meta"), warnings.catch_warnings():
+    with torch.device("meta"), offline(), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         made = timm.create_model(name, pretrained=False)
     return {**(getattr(made, "pretrained_cfg", None) or {}), "num_classes": getattr(made, "num_classes", 1000)}
