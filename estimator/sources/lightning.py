@@ -3,53 +3,25 @@
 from __future__ import annotations
 
 import inspect
+import re
 import traceback
 import weakref
 from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
-from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 from estimator.errors import SourceError
 from estimator.job import TrainingJob
+from estimator.sources.lightning_trainer import TrainerStandIn
 from estimator.sources.options import JobOptions
 from estimator.sources.words import called, user_error
 
 if TYPE_CHECKING:
     from torch import nn
 
-_STEPS = 1000
-"""Optimizer steps that a schedule is told the training has; memory does not depend on it."""
-
-
-class StrategyStandIn:
-    """What `LightningModule` itself asks of the strategy: wrapped optimizers, and the backward pass."""
-
-    def __init__(self, optimizers: list[Any]) -> None:
-        self._lightning_optimizers = optimizers
-
-    def backward(self, loss: Any, _: Any, *args: Any, **kwargs: Any) -> None:
-        loss.backward(*args, **kwargs)
-
-
-class TrainerStandIn:
-    """What a module may ask of its Trainer without there being one: its optimizers, and numbers no byte depends on."""
-
-    def __init__(self) -> None:
-        self.optimizers: list[Any] = []
-        self.lr_scheduler_configs: list[Any] = []
-        self.strategy = StrategyStandIn(self.optimizers)
-        self.estimated_stepping_batches = self.num_training_batches = self.max_steps = _STEPS
-        self.max_epochs = self.world_size = self.num_devices = self.num_nodes = self.accumulate_grad_batches = 1
-        self.global_step = self.current_epoch = self.global_rank = self.local_rank = self.node_rank = 0
-        self.is_global_zero = self.training = True
-        self.validating = self.testing = self.predicting = self.sanity_checking = self.is_last_batch = False
-        self.logger = self.gradient_clip_val = None
-        self.loggers: list[Any] = []
-        self.callbacks: list[Any] = []
-        self.callback_metrics: dict[str, Any] = {}
-        self.logged_metrics: dict[str, Any] = {}
+_OF_LIGHTNING = re.compile(r"/(lightning/pytorch|pytorch_lightning|estimator/sources)/")
+"""Files that pass on what the user's code asks of the Trainer."""
 
 
 def lightning_job(
@@ -70,16 +42,21 @@ def lightning_job(
     """
     built: list[weakref.ref[nn.Module]] = []
 
-    def build() -> nn.Module:
-        module = _built(model)
-        built[:] = [weakref.ref(module)]
-        return module
-
     import torch
 
     with torch.device("meta"):
         probe = model if _is_module(model) else called(model, f"making {name}", folder)
     batch = _data(probe, data, name, folder)
+    plain = callable(batch) or isinstance(batch, (torch.Tensor, list, tuple, dict))
+    loader = None if plain else batch
+    datamodule = data if hasattr(data, "train_dataloader") else None
+
+    def build() -> nn.Module:
+        module = _built(model)
+        _attach(module, loader, datamodule, given=getattr(model, "_trainer", None))
+        built[:] = [weakref.ref(module)]
+        return module
+
     if not getattr(probe, "automatic_optimization", True):
         step = _manual_step(options.precision or "fp32", name, folder)
         return TrainingJob(model=build, batch=batch, step=step, name=name)
@@ -130,11 +107,11 @@ def _built(model: Any) -> nn.Module:
     return module
 
 
-def _attach(module: Any) -> TrainerStandIn:
-    """Give the module a stand-in for its Trainer, once, and make logging do nothing."""
+def _attach(module: Any, loader: Any = None, datamodule: Any = None, given: Any = None) -> TrainerStandIn:
+    """Give the module a stand-in for its Trainer, once, and make logging do nothing; a copy leaves its Trainer behind."""
     trainer = getattr(module, "_trainer", None)
     if not isinstance(trainer, TrainerStandIn):
-        trainer = TrainerStandIn()
+        trainer = TrainerStandIn(module, trainer or given, loader, datamodule)
         module.trainer = trainer
         for child in module.modules():
             if hasattr(child, "log_dict"):
@@ -161,8 +138,7 @@ def _optimizers(module: Any, name: str, folder: Path | None) -> tuple[list[Any],
     schedulers += [o["lr_scheduler"] for o in found if isinstance(o, dict) and o.get("lr_scheduler") is not None]
     found = [o["optimizer"] if isinstance(o, dict) else o for o in found if o is not None]
     schedulers = [s["scheduler"] if isinstance(s, dict) else s for s in schedulers]
-    trainer.optimizers[:] = found
-    trainer.lr_scheduler_configs[:] = [SimpleNamespace(scheduler=s) for s in schedulers]
+    trainer.optimize_with(found, schedulers)
     return found, schedulers
 
 
@@ -190,11 +166,14 @@ def _asked(trainer: TrainerStandIn, call: Callable[[], Any], what: str, name: st
     except AttributeError as error:
         if error.obj is not trainer and error.obj is not trainer.strategy:
             raise
-        frame = traceback.extract_tb(error.__traceback__)[-1]
+        frames = traceback.extract_tb(error.__traceback__)
+        theirs = [f for f in frames if not _OF_LIGHTNING.search(f.filename.replace("\\", "/"))]
+        frame = (theirs or frames)[-1]
         asked = f"self.trainer.{'' if error.obj is trainer else 'strategy.'}{error.name}"
         raise SourceError(
             f"{what} needs its Trainer: {asked}", where=f"{frame.filename}:{frame.lineno}", got=name,
-            hint="give what it is to the module itself, or a TrainingJob with loss= or step= that does not ask for it",
+            hint="give the module a Trainer of its own before you return it (module.trainer = Trainer(...)), or the value "
+            "itself as an argument, or a TrainingJob with loss= or step= that does not ask for it",
         ) from error  # fmt: skip
 
 
