@@ -54,6 +54,11 @@ def test_clipping_runs_together() -> None:
     assert any(n.startswith("_foreach_norm") for n in step_of(torch.optim.SGD, clip=True))
 
 
+def test_adafactor_goes_parameter_by_parameter_unless_told_otherwise() -> None:
+    assert not any(n.startswith("_foreach") for n in step_of(torch.optim.Adafactor))
+    assert any(n.startswith("_foreach") for n in step_of(lambda p: torch.optim.Adafactor(p, foreach=True)))
+
+
 def test_as_on_cuda_chooses_only_where_nothing_is_chosen() -> None:
     """Optimizers of torch get `foreach=True`; those of others, or told otherwise, are left alone."""
 
