@@ -19,6 +19,7 @@ from estimator.semantics import (
     kernels,
     losses,
     norms,
+    numbering,
     optimizers,
     packed,
     rnn,
@@ -36,7 +37,9 @@ def cuda_semantics(target: Target) -> Iterator[Overlay]:
     overlay = Overlay(target)
     try:
         FakeTensorMode.cache_clear()
-        for part in (composites, kernels, inplace, losses, attention, norms, cells, packed, encoder, optimizers, unhandled):
+        for part in (
+            composites, kernels, inplace, numbering, losses, attention, norms, cells, packed, encoder, optimizers, unhandled,
+        ):  # fmt: skip
             part.install(overlay)
         rnn.install(overlay, autocast.install(overlay))
         devices.install(overlay)
