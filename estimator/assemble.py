@@ -216,13 +216,15 @@ def _unknown_scratch(evaluator: Evaluator, target: Target, n: int) -> Iterator[W
     from estimator.scratch import unknown_ops
 
     reasons, met = unknown_ops(target), dict.fromkeys(op.name for op in evaluator.model.ops)
+    assumed = evaluator.model.assumed(n)
     named: dict[str, list[str]] = {}
     for name in met:
         if name in reasons:
-            named.setdefault(reasons[name], []).append(name)
+            covered = "" if name in assumed else "; not counted, and the high end does not cover it"
+            named.setdefault(reasons[name] + covered, []).append(name)
     for reason, names in named.items():
         yield Warning(code="scratch-unknown", message=f"{', '.join(names)}: {reason}")
-    for name, (low, high) in evaluator.model.assumed(n).items():
+    for name, (low, high) in assumed.items():
         yield Warning(
             code="scratch-assumed",
             message=(

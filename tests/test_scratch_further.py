@@ -127,3 +127,19 @@ def test_solvers_are_named_and_bounded() -> None:
     assert found.confidence == "assumed"
     assert (found.low_bytes, found.size_bytes, found.high_bytes) == (0, 65_536, 262_144)
     assert "cuSOLVER" in unknown_ops(target())[name]
+
+
+def test_what_no_bound_is_known_for_is_said_not_to_be_covered() -> None:
+    """cuDNN's batch norm has none; a solver's work space has one, and the high end counts it."""
+    from types import SimpleNamespace
+    from typing import Any
+
+    from estimator.assemble import _unknown_scratch
+
+    solver, norm = "aten.linalg_qr.default", "aten.cudnn_batch_norm.default"
+    model = SimpleNamespace(
+        ops=[SimpleNamespace(name=solver), SimpleNamespace(name=norm)], assumed=lambda n: {solver: (0, 262_144)}
+    )
+    evaluator: Any = SimpleNamespace(model=model)
+    texts = [w.message for w in _unknown_scratch(evaluator, target(), 8)]
+    assert [("does not cover" in t, "high end counts" in t) for t in texts] == [(False, False), (True, False), (False, True)]

@@ -8,6 +8,10 @@ from estimator.scratch.registry import Scratch, rule
 
 _VALUES = "how much depends on the values, which a trace without data does not have"
 _SOLVER = "work space of cuSOLVER or MAGMA, assumed between nothing and four times the matrices"
+_BATCH_NORM = (
+    "work space and reserve of cuDNN's batch norm, which cuDNN tells on a card alone and NVIDIA gives no bound for; "
+    "believed below 1 MiB a layer"
+)
 _RARE = "rare in training, not modelled; up to some tens of bytes an element"
 _ORDERED = "the deterministic way sorts its indices, not modelled; about 40 bytes an index and a copy of the source"
 
@@ -39,8 +43,8 @@ UNMODELLED: dict[str, str] = {
         ),
         _RARE,
     ),
-    "aten.cudnn_batch_norm.default": "work space of cuDNN, not measured; believed below 1 MiB",
-    "aten.cudnn_batch_norm_backward.default": "work space of cuDNN, not measured; believed below 1 MiB",
+    "aten.cudnn_batch_norm.default": _BATCH_NORM,
+    "aten.cudnn_batch_norm_backward.default": _BATCH_NORM,
     "aten._cudnn_ctc_loss.default": "work space of cuDNN, not measured",
     "aten._grouped_mm.default": "pointers and a work space of CUTLASS, not modelled; below 1 MiB where measured (9.0)",
     "aten._scaled_grouped_mm.default": "pointers and a work space of CUTLASS, not modelled",

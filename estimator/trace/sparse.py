@@ -62,7 +62,7 @@ class SparseOps:
         done = _DONE.get(func)
         out = NOT_DONE if done is None else done(self, _are_sparse(args[:2]), *args, **kwargs)
         if out is NOT_DONE:
-            self._say("scratch-unknown", f"{func} on sparse tensors is not modelled: what it takes is not counted")
+            self._say("scratch-unknown", f"{func} on sparse tensors is not modelled: what it takes is not counted, and the high end does not cover it")
         return out
 
     # ------------------------------------------------------------ ops
