@@ -106,7 +106,7 @@ def _without_retries(evaluator: Evaluator, largest: int) -> int:
     if largest == 0 or evaluator.fits_without_retries(largest):
         return largest
     guess, step = guessed(
-        lambda n: int(evaluator.unlimited(n, "high").peak_reserved_bytes),
+        lambda n: evaluator.unlimited_peak_reserved_bytes(n, "high"),
         evaluator.limit_bytes("high"),
         max(1, largest // 4),
     )

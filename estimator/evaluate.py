@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import Any
 
 from estimator.device import DeviceProfile
 from estimator.fit import MemoryModel
 from estimator.ledger import Category, Ledger
+from estimator.replays import Replays
 from estimator.result import (
     BatchEstimate,
     CategoryLine,
@@ -19,11 +19,6 @@ from estimator.result import (
     phase_kind,
 )
 from estimator.units import format_bytes
-
-ReplayOf = Callable[[Ledger, int | None, bool], Any]
-"""Replays a ledger under a limit in bytes (None: no limit); gives `estimator.allocator.Replay`.
-
-The last argument: whether what may fail, and does, takes the most that there is instead (see `Evaluator.fits`)."""
 
 LINE_OF = {
     Category.PARAMETER: "parameters",
@@ -44,17 +39,19 @@ class Evaluator:
     """Evaluates batch sizes of one fitted job on one device, each replay done once."""
 
     def __init__(
-        self, model: MemoryModel, device: DeviceProfile, context: tuple[int, int, int], replay: ReplayOf, *,
+        self, model: MemoryModel, device: DeviceProfile, context: tuple[int, int, int], replays: Replays, *,
         nccl: tuple[int, int, int] = (0, 0, 0),
     ) -> None:  # fmt: skip
-        self.model, self.device, self._replay = model, device, replay
+        self.model, self.device = model, device
+        self._whole, self._short = replays
         self.nccl = nccl
         """Low, likely and high bytes of the process group's communicator; they count in what is outside, as the
         context does."""
         self.context_low, self.context, self.context_high = (a + b for a, b in zip(context, nccl, strict=True))
-        self._free: dict[tuple[int, str], Any] = {}
-        self._limited: dict[tuple[int, str, int], Any] = {}
-        self._crowded: dict[tuple[int, str, int], Any] = {}
+        self._replays: dict[tuple[int, str, int | None], Any] = {}
+        self._outcomes: dict[tuple[int, str, int | None], Any] = {}
+        self._crowded_at: dict[tuple[int, str, int], Any] = {}
+        self._failed_last = "high"
         self._ledgers: dict[tuple[int, str], Ledger] = {}
 
     # ------------------------------------------------------------ replays
@@ -70,27 +67,45 @@ class Evaluator:
 
     def unlimited(self, n: int, which: str = "typical") -> Any:
         """The replay without a limit."""
-        which = self._same_if_exact(n, which)
-        key = (n, which)
-        if key not in self._free:
-            self._free[key] = self._replay(self.ledger(n, which), NO_LIMIT, False)
-        return self._free[key]
+        return self._under(n, self._same_if_exact(n, which), NO_LIMIT)
 
     def limited(self, n: int, which: str) -> Any:
         """The replay under what the device has for the allocator; the same as unlimited where that suffices."""
-        which = self._same_if_exact(n, which)
+        key = self._same_if_exact(n, which)
         limit = self.limit_bytes(which)
-        free = self._free.get((n, which))
-        return free if free is not None and free.peak_reserved_bytes <= limit else self._under(n, which, limit)
+        free = self._replays.get((n, key, NO_LIMIT))
+        return free if free is not None and free.peak_reserved_bytes <= limit else self._under(n, key, limit)
 
-    def _under(self, n: int, which: str, limit: int) -> Any:
+    def _under(self, n: int, which: str, limit: int | None) -> Any:
         """The replay under a limit. Where the limit is never felt, it is the replay without one too."""
         key = (n, which, limit)
-        if key not in self._limited:
-            found = self._limited[key] = self._replay(self.ledger(n, which), limit, False)
+        found = self._replays.get(key)
+        if found is None:
+            found = self._replays[key] = self._whole(self.ledger(n, which), limit, False)
             if not found.num_refused:
-                self._free.setdefault((n, which), found)
-        return self._limited[key]
+                self._replays.setdefault((n, which, NO_LIMIT), found)
+        return found
+
+    def unlimited_peak_reserved_bytes(self, n: int, which: str) -> int:
+        """The most that is reserved without a limit."""
+        return int(self._outcome(n, self._same_if_exact(n, which), NO_LIMIT).peak_reserved_bytes)
+
+    def _outcome_at(self, n: int, which: str) -> Any:
+        """What the replay comes to under what the device has for the allocator at that end of the interval."""
+        return self._outcome(n, self._same_if_exact(n, which), self.limit_bytes(which))
+
+    def _outcome(self, n: int, which: str, limit: int | None) -> Any:
+        """What a replay comes to; that without a limit is also that under any limit which it does not reach."""
+        free = self._outcomes.get((n, which, NO_LIMIT))
+        if free is not None and (limit is None or free.peak_reserved_bytes <= limit):
+            return free
+        key = (n, which, limit)
+        found = self._outcomes.get(key)
+        if found is None:
+            found = self._outcomes[key] = self._short(self.ledger(n, which), limit)
+            if not found.num_refused:
+                self._outcomes.setdefault((n, which, NO_LIMIT), found)
+        return found
 
     def _same_if_exact(self, n: int, which: str) -> str:
         return which if which == "typical" or self.model.has_interval(n) else "typical"
@@ -109,50 +124,51 @@ class Evaluator:
         (What is refused at the high end is mostly a size that only the bound has; what is granted then, the other ends have.)
         Source: aten/src/ATen/native/cudnn/Conv_v8.cpp, try_configs: OutOfMemoryError is caught, the next plan tried (2.11).
         """
-        return self._failing_end(n) is None if which == "high" else self._fits_at(n, which)
+        if which != "high":
+            return self._fits_at(n, which)
+        ends = self._ends(n)
+        # Where one batch size fails, its neighbours do: what order the ends are asked in changes no answer.
+        for end in sorted(ends, key=lambda end: end != self._failed_last):
+            if not self._runs_at(n, end):
+                self._failed_last = end
+                return False
+        return True
 
     def may_fit(self, n: int, which: str = "high") -> bool:
         """Whether it runs at that end of the interval, whatever it does at the others; `fits` needs this too."""
         return self._fits_at(n, which)
 
+    def _ends(self, n: int) -> tuple[str, ...]:
+        """The ends of the interval at which a batch size must run, from the high one on."""
+        return ("high", "typical", "low") if self.model.has_interval(n) else ("high",)
+
     def _failing_end(self, n: int) -> str | None:
         """The first end of the interval, from the high one on, at which it runs out; None where it runs at each."""
-        ends = ("high", "typical", "low") if self.model.has_interval(n) else ("high",)
-        return next((end for end in ends if not (self._fits_at(n, end) and self._oom_at(n, end) is None)), None)
+        return next((end for end in self._ends(n) if not self._runs_at(n, end)), None)
 
-    def _oom_at(self, n: int, which: str) -> Any:
-        """Where it runs out at that end; of the likely sizes also with all there is in the place of what was refused."""
+    def _runs_at(self, n: int, which: str) -> bool:
+        """Whether it runs at that end; of the likely sizes also with all there is in the place of what was refused."""
         key = self._same_if_exact(n, which)
-        limit = self.limit_bytes(which)
-        free = self._free.get((n, key))
-        if free is not None and free.peak_reserved_bytes <= limit:
-            return free.oom
-        found = self._under(n, key, limit)
-        if found.oom is not None or not found.num_survived or key != "typical":
-            return found.oom
-        place = (n, key, limit)
-        if place not in self._crowded:
-            self._crowded[place] = self._replay(self.ledger(n, key), limit, True).oom
-        return self._crowded[place]
+        if not self._fits_at(n, which) or key != "typical" or not self._outcome_at(n, which).num_survived:
+            return self._fits_at(n, which)
+        return self._crowded(n, key, self.limit_bytes(which)) is None
+
+    def _crowded(self, n: int, which: str, limit: int) -> Any:
+        """Where it runs out if what is refused, and may be, takes all there is instead; None where it runs."""
+        key = (n, which, limit)
+        if key not in self._crowded_at:
+            self._crowded_at[key] = self._whole(self.ledger(n, which), limit, True).oom
+        return self._crowded_at[key]
 
     def _fits_at(self, n: int, which: str) -> bool:
         context = {"low": self.context_low, "typical": self.context, "high": self.context_high}[which]
-        if context > self.device.capacity_bytes:
-            return False
-        key = self._same_if_exact(n, which)
-        limit = self.limit_bytes(which)
-        free = self._free.get((n, key))
-        if free is not None and free.peak_reserved_bytes <= limit:
-            return bool(free.oom is None)
-        if (free is None or free.peak_requested_bytes > limit) and _needed_bytes(self.ledger(n, key)) > limit:
-            return False
-        return bool(self._under(n, key, limit).oom is None)
+        return context <= self.device.capacity_bytes and bool(self._outcome_at(n, which).fits)
 
     def fits_without_retries(self, n: int) -> bool:
         """Whether it runs at the high end without the allocator ever giving segments back."""
         if self.context_high > self.device.capacity_bytes:
             return False
-        found = self.limited(n, "high")
+        found = self._outcome_at(n, "high")
         return bool(found.peak_reserved_bytes <= self.limit_bytes("high") and not found.num_refused)
 
     # ------------------------------------------------------------ the record
@@ -160,10 +176,12 @@ class Evaluator:
     def at(self, n: int) -> BatchEstimate:
         """The whole record at batch size `n`. Where it does not fit, the peaks are those it would need."""
         fits = self.fits(n)
-        free = self.unlimited(n)
-        typical = self.limited(n, "typical") if fits else free
-        shown = typical if typical.oom is None else free
-        high, low = self.limited(n, "high") if fits else self.unlimited(n, "high"), self.unlimited(n, "low")
+        shown = self.limited(n, "typical") if fits else self.unlimited(n)
+        if shown.oom is not None:
+            shown = self.unlimited(n)
+        end = self._same_if_exact(n, "high")
+        high = self._outcome(n, end, self.limit_bytes(end) if fits else NO_LIMIT).peak_reserved_bytes
+        low = self.unlimited_peak_reserved_bytes(n, "low")
         ledger = self.ledger(n, "typical")
         lines = tuple(self._lines(ledger, shown, n))
         device_bytes = shown.peak_reserved_bytes + self.context
@@ -178,8 +196,8 @@ class Evaluator:
             peak_reserved_bytes=shown.peak_reserved_bytes,
             device_bytes=device_bytes,
             device_interval=Interval(
-                low_bytes=min(low.peak_reserved_bytes + self.context_low, device_bytes),
-                high_bytes=max(high.peak_reserved_bytes + self.context_high, device_bytes),
+                low_bytes=min(low + self.context_low, device_bytes),
+                high_bytes=max(high + self.context_high, device_bytes),
             ),
             capacity_bytes=self.device.capacity_bytes,
             headroom_bytes=self.device.capacity_bytes - device_bytes,
@@ -208,7 +226,8 @@ class Evaluator:
         end = self._failing_end(n)
         if end is None or self.limit_bytes(end) == 0:
             return ""
-        key, oom = self._same_if_exact(n, end), self._oom_at(n, end)
+        key, limit = self._same_if_exact(n, end), self.limit_bytes(end)
+        oom = self._under(n, key, limit).oom or (self._crowded(n, key, limit) if key == "typical" else None)
         if oom is None:
             return ""
         event = self.ledger(n, key).events[oom.event]
@@ -270,19 +289,6 @@ class Evaluator:
                 out.append(kept)
                 kept = None
         return tuple(out + ([kept] if kept is not None else []))
-
-
-def _needed_bytes(ledger: Ledger) -> int:
-    """Peak of the requested bytes that the program cannot do without: all but allocations whose failure it survives."""
-    left_out: set[int] = set()
-    if ledger.may_fail:
-        requests = enumerate(ledger.requests(0, len(ledger.events)))
-        left_out = {block for index, (is_alloc, block, _) in requests if is_alloc and index in ledger.may_fail}
-    changes = (
-        (size if is_alloc else -size) if block not in left_out else 0
-        for is_alloc, block, size in ledger.requests(0, len(ledger.events))
-    )
-    return max(itertools.accumulate(changes), default=0)
 
 
 def _live_at(ledger: Ledger, index: int) -> dict[Category, int]:

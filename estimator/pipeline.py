@@ -11,12 +11,13 @@ from typing import TYPE_CHECKING, Any
 
 from estimator.device import DeviceProfile, Target
 from estimator.errors import CannotPredictError, DataDependentError, EstimatorError, FitError, MissingKernelError
-from estimator.evaluate import Evaluator, ReplayOf
+from estimator.evaluate import Evaluator
 from estimator.fit import MemoryModel, compare, first_step_vouches, fit, residual, unlike_steps
 from estimator.heap import heap_set_aside
 from estimator.host import host_of_job
 from estimator.job import TrainingJob
 from estimator.one_sample import with_one_sample
+from estimator.replays import replays_of
 from estimator.result import Estimate, Warning
 from estimator.solve import Solution, largest_batch
 from estimator.traces import TIME_LIMIT_SECONDS, Clock, Traces
@@ -178,18 +179,7 @@ class _Run:
         context = context_interval(self.target.device, module_loading=loading)  # type: ignore[arg-type]
         group = self.job.process_group if self.target.device.kind == "cuda" else None
         nccl = nccl_interval(group, self.job.environment)
-        return Evaluator(model, self.target.device, context, self._replay(), nccl=nccl)
-
-    def _replay(self) -> ReplayOf:
-        from estimator import allocator
-
-        if self.target.device.kind == "cpu":
-            return lambda ledger, limit, takes_rest: allocator.replay_cpu(ledger, limit)
-        config = allocator.AllocatorConfig.from_string(self.conf) if self.conf else allocator.AllocatorConfig()
-        return lambda ledger, limit, takes_rest: allocator.replay(
-            ledger, config, limit, total_bytes=self.target.device.total_bytes, may_fail=ledger.may_fail,
-            takes_rest=takes_rest,
-        )  # fmt: skip
+        return Evaluator(model, self.target.device, context, replays_of(self.target.device, self.conf), nccl=nccl)
 
     def solve(self, evaluator: Evaluator, which: str) -> Solution:
         found = self._solved.get(which)
@@ -197,7 +187,7 @@ class _Run:
             with self.clock.stage("solve"):
                 found = self._solved[which] = largest_batch(
                     lambda n: evaluator.fits(n, which),
-                    lambda n: evaluator.unlimited(n, which).peak_reserved_bytes,
+                    lambda n: evaluator.unlimited_peak_reserved_bytes(n, which),
                     evaluator.limit_bytes(which),
                     evaluator.model.calibration_sizes[0],
                     lambda n: evaluator.may_fit(n, which),

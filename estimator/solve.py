@@ -85,16 +85,15 @@ def last_that_fits(fits: Callable[[int], bool], guess: int, step: int) -> tuple[
 
 
 def _with_neighbours_below(check: Callable[[int], bool], low: int) -> int:
-    """The first size from `low` downwards that fits together with its neighbours below."""
-    n, run = low, 0
-    while n > 0:
-        if check(n):
-            run += 1
-            if run > NEIGHBOURS_BELOW:
-                return low
-        else:
-            low, run = n - 1, 0
-        n -= 1
+    """The first size from `low` downwards that fits together with its neighbours below; 0 where none does.
+
+    The farthest neighbour is looked at first: where it fails, every size up to `low` has it among its neighbours.
+    """
+    while low > 0:
+        failing = next((n for n in range(max(1, low - NEIGHBOURS_BELOW), low + 1) if not check(n)), None)
+        if failing is None:
+            break
+        low = failing - 1
     return low
 
 

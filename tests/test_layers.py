@@ -20,7 +20,7 @@ FLOORS = (
     ("ledger", "device", "environment", "phases"),
     ("job", "graph"),
     ("trace", "semantics", "scratch", "fit", "allocator"),
-    ("result",),
+    ("result", "replays"),
     ("evaluate", "solve", "counts", "traces", "host"),
     ("assemble", "fxgraph", "devices", "one_sample"),
     ("pipeline",),

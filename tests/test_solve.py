@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from estimator.solve import MOST, largest_batch
+from estimator.solve import MOST, NEIGHBOURS_BELOW, largest_batch
 
 pytestmark = pytest.mark.pure
 
@@ -43,3 +43,27 @@ def test_what_does_not_grow_is_unlimited() -> None:
 
 def test_nothing_fits() -> None:
     assert largest_batch(lambda n: False, lambda n: 2000 + n, 1000, 4).largest == 0
+
+
+@given(st.lists(st.booleans(), min_size=1, max_size=60))
+def test_the_answer_is_the_first_size_downwards_whose_neighbours_below_fit_too(below: list[bool]) -> None:
+    # Sizes 1 to len(below) fit or not; the search lands on the one after them, which fits, and nothing larger does.
+    top = len(below) + 1
+    fits = dict(enumerate([*below, True], 1))
+    wanted = next(
+        (n for n in range(top, 0, -1) if all(fits[m] for m in range(max(1, n - NEIGHBOURS_BELOW), n + 1))), 0
+    )
+    # The line leads straight to the last size that fits.
+    assert largest_batch(lambda n: fits.get(n, False), lambda n: n << 21, top << 21, 1).largest == wanted
+
+
+def test_few_sizes_are_looked_at_where_every_fifth_fails() -> None:
+    # From 1000 down no five in a row fit until 100: one look rules out five sizes.
+    looks: list[int] = []
+
+    def fits(n: int) -> bool:
+        looks.append(n)
+        return n <= 100 or (n <= 1000 and n % 5 != 1)
+
+    assert largest_batch(fits, lambda n: n << 21, 1000 << 21, 1).largest == 100
+    assert len(set(looks)) < 300
