@@ -6,7 +6,7 @@ import copy
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
-from estimator.fit.lines import interpolate
+from estimator.fit.lines import follower, interpolate
 from estimator.graph import Op, TensorSpec
 
 ScratchOf = Callable[[Op], Iterable[Any]]
@@ -48,6 +48,8 @@ class Calls:
         numbers = {name: number for number, name in enumerate(distinct)}
         self._numbers = {index: numbers[call.name] for index, call in self._calls.items()}
         self._distinct = list(distinct.values())
+        self._shapes: list[Callable[[int], Any]] = []
+        """Of each distinct call, its arguments and results by batch size: made when first asked for."""
         self._evaluated: dict[int, list[list[Any]]] = {}
         self._has_interval: dict[int, bool] = {}
         self._beyond: dict[tuple[Any, ...], list[Any]] = {}
@@ -66,8 +68,10 @@ class Calls:
     def all_at(self, n: int) -> list[list[Any]]:
         """Hidden allocations of each distinct call at batch size `n`, as the rules' records."""
         if n not in self._evaluated:
+            if not self._shapes:  # the same list for every device
+                self._shapes += [follower(call.first, call.second, self._sizes) for call in self._distinct]
             self._evaluated[n] = [
-                self._ask(call.op, interpolate(call.first, call.second, self._sizes, n)) for call in self._distinct
+                self._ask(call.op, shapes(n)) for call, shapes in zip(self._distinct, self._shapes, strict=True)
             ]
         return self._evaluated[n]
 
