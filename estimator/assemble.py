@@ -167,12 +167,11 @@ def _disagreements(evaluator: Evaluator, fvcore: Any) -> Iterator[Warning]:
 
 
 def _modules(evaluator: Evaluator, best: BatchEstimate) -> tuple[ModuleBytes, ...]:
-    """Bytes alive at the peak, by the module whose op made them; parameters by their own module."""
+    """Bytes alive at the peak that `best` shows, by the module whose op made them; parameters by their own module."""
     model = evaluator.model
     ledger = evaluator.ledger(best.batch_size)
-    peak = evaluator.unlimited(best.batch_size).peak_event
     live: dict[int, Any] = {}
-    for event in ledger.events[: peak + 1]:
+    for event in ledger.events[: best.peak_event + 1]:
         if event.is_alloc:
             live[event.block] = event
         else:
