@@ -17,6 +17,7 @@ import resource
 import sys
 import time
 from collections import Counter
+from collections.abc import Callable
 from fnmatch import fnmatchcase
 from functools import partial
 from pathlib import Path
@@ -130,10 +131,15 @@ def main() -> int:
 
 def read(path: Path) -> dict[str, dict[str, Any]]:
     """The last result of each model in a file of JSON lines; nothing where there is no such file."""
+    return read_by(path, lambda said: f"{said['group']}/{said['name']}")
+
+
+def read_by(path: Path, key: Callable[[dict[str, Any]], str]) -> dict[str, dict[str, Any]]:
+    """The last line of each key in a file of JSON lines; nothing where there is no such file."""
     if not path.exists():
         return {}
     found = [json.loads(text) for text in path.read_text(encoding="utf-8").splitlines() if text.strip()]
-    return {f"{said['group']}/{said['name']}": said for said in found}
+    return {key(said): said for said in found}
 
 
 def line(said: dict[str, Any]) -> str:

@@ -279,7 +279,7 @@ class _Run:
             problem = problem or FitError(
                 "the step is not the same program at two batch sizes",
                 got=parting.text,
-                hint="make the step's structure independent of the batch size",
+                hint=parting.hint,
             )
         assert problem is not None
         raise problem

@@ -16,6 +16,16 @@ class Parting:
     def __bool__(self) -> bool:
         return bool(self.text)
 
+    @property
+    def hint(self) -> str:
+        """What to do about it."""
+        if ".batch" in self.text:
+            return (
+                "make all samples in one tensor: on a CPU the making of the batch is part of the program, and one that "
+                "goes sample by sample is another for each batch size"
+            )
+        return "make the step's structure independent of the batch size"
+
 
 def compare(first: StepGraph, second: StepGraph) -> Parting:
     """Find the first place where two traces differ in structure; sizes may differ, order and ops may not.

@@ -65,11 +65,16 @@ def no_fake_kernel(error: BaseException) -> bool:
 
 
 def _missing_kernel(error: BaseException, graph: StepGraph) -> MissingKernelError:
+    got = (str(error).splitlines() or [""])[0][:300]
+    nested = "nested" in got  # attention of jagged tensors goes through the old layout where no fused kernel takes it
     return MissingKernelError(
         "an op has no kernel for tensors without data",
-        got=(str(error).splitlines() or [""])[0][:300],
+        got=got,
         where=_where(error, graph),
-        hint="register one with torch.library.register_fake, or allow a tiny real run (--allow-real-run)",
+        hint="pad the sequences and mask them (x.to_padded_tensor(0.0), attn_mask=): attention of nested tensors, and their "
+        "strided layout, cannot be traced"
+        if nested
+        else "register one with torch.library.register_fake, or allow a tiny real run (--allow-real-run)",
     )
 
 

@@ -193,10 +193,12 @@ class Follower:
                 out._known = Known(_filled(out, found))  # type: ignore[attr-defined]
 
     def _known_although_random(self, given: list[Tensor], out: Any) -> bool:
-        """Integers of the host's batch, and what the host draws beside the device; never floating-point data."""
+        """Integers of the host's batch, what the host draws beside the device, a single number; never other data."""
         if self.random_is_known:
             return all(is_discrete(t) for t in tree_leaves(out) if isinstance(t, Tensor))
-        return self._host_is_apart and _all_on_host(given, out)
+        if not self._host_is_apart:  # one number drawn for a branch (is this layer dropped?), as on a GPU's host
+            return not given and all(t.dim() == 0 for t in tree_leaves(out) if isinstance(t, Tensor))
+        return _all_on_host(given, out)
 
     @staticmethod
     def _attach(out: Any, real: Any, given: list[Tensor], values: list[Any]) -> None:
