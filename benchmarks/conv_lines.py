@@ -63,7 +63,8 @@ def runs(points: Sequence[Point]) -> Iterator[tuple[int, Form | str]]:
     at = 0
     while at < len(points):
         point = points[at]
-        named = candidates(point.call, point.size, bases[at], frozenset())
+        found = candidates(point.call, point.size, bases[at], frozenset())
+        named = {form for form in found if _explains(form, point, bases[at])}
         rests = {(name, ("bytes", point.size - copies)) for name, copies in bases[at].items()}
         plain = {(name, (what, rest)) for name, (what, rest) in rests if SMALL < rest < MOST_CONSTANT}
         form, end = _common(named, points, bases, at)
@@ -96,9 +97,9 @@ def _common(
 
 
 def _explains(form: Form, point: Point, bases: Mapping[str, int]) -> bool:
-    """As `conv_forms.candidates` decides it, for one form."""
+    """As `conv_forms.candidates` decides it, for one form; a workspace of no bytes is not one of a few."""
     base, (what, count) = form
-    if base not in bases:
+    if base not in bases or (form_bytes(point.call, form, bases) == 0) != (point.size == 0):
         return False
     if what == "bytes" and count <= SMALL:
         rest = point.size - bases[base]

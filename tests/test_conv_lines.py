@@ -56,8 +56,7 @@ def test_a_line_is_found_among_many() -> None:
 def test_a_batch_size_that_was_asked_is_the_answer_within_the_allocators_step(monkeypatch: pytest.MonkeyPatch) -> None:
     use(monkeypatch, "32 1:0 4:1 16:2")
     for batch, size in ((1, 0), (2, 0), (4, copied(4)), (8, copied(8)), (16, 147_472), (32, 147_472)):
-        low, high = (size - 512, size + 512) if size else (0, 0)
-        assert conv_workspace.look_up(call(batch), target()) == (size, low, high, "modelled")
+        assert conv_workspace.look_up(call(batch), target()) == (size, max(size - 512, 0), size + 512, "modelled")
 
 
 def test_in_between_the_plan_is_that_of_the_sizes_around_where_they_agree(monkeypatch: pytest.MonkeyPatch) -> None:
