@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
-from estimator.allocator import replay
 from estimator.device import DeviceProfile
 from estimator.evaluate import Evaluator
 from estimator.ledger import Event, Ledger
+from estimator.replays import replays_of
 from estimator.units import MIB
 
 pytestmark = pytest.mark.pure
@@ -35,12 +35,7 @@ def evaluator(limit_bytes: int) -> Evaluator:
     device = DeviceProfile(
         name="card", kind="cuda", total_bytes=limit_bytes, compute_capability=(8, 0), multiprocessor_count=108
     )
-    return Evaluator(
-        model, device, (0, 0, 0),
-        lambda ledger, limit, takes_rest: replay(
-            ledger, None, limit, may_fail=ledger.may_fail, takes_rest=takes_rest
-        ),
-    )  # fmt: skip
+    return Evaluator(model, device, (0, 0, 0), replays_of(device, ""))
 
 
 def test_a_workspace_that_takes_what_is_left_may_stand_in_the_way_later() -> None:
