@@ -34,10 +34,15 @@ _INTEGER_OPTIONS = (
     "pinned_num_register_threads", "pinned_reserve_segment_size_mb", "pinned_max_round_threshold_mb",
     "pinned_max_cached_size_mb",
 )  # fmt: skip
-_WITHOUT_EFFECT = ("backend:native", *_BOOLEAN_OPTIONS, *_INTEGER_OPTIONS)
+_TEXT_OPTIONS = ("expandable_segments_reserve_by_class",)
+"""Of streams that a program has put into a class; a training step runs on one that is in none. From 2.15.
+
+Source: `setExpandableSegmentReserveClassForStream`, c10/cuda/CUDACachingAllocator.h, 2.15.
+"""
+_WITHOUT_EFFECT = ("backend:native", *_BOOLEAN_OPTIONS, *_INTEGER_OPTIONS, *_TEXT_OPTIONS)
 """Options that change no size of device memory: accepted and kept in `other`.
 
-Source: `getKeys` and the parsers of both config classes, torch 2.11 and 2.13.
+Source: `getKeys` and the parsers of both config classes, torch 2.11 to 2.15.
 """
 
 
@@ -127,6 +132,8 @@ class AllocatorConfig(BaseModel):
                     other[key] = str(_boolean(value))
                 elif key in _INTEGER_OPTIONS:
                     other[key] = str(_integer(value))
+                elif key in _TEXT_OPTIONS:
+                    other[key] = value
                 elif key == "backend":
                     other[key] = _backend(value)
                 else:
@@ -140,7 +147,7 @@ class AllocatorConfig(BaseModel):
                 problems = list(error.problems)
         raise ConfigError(
             "the allocator settings do not parse", got=repr(text), where=where, problems=problems,
-            allowed=f"{', '.join(sorted(_PARSERS))}; without effect on sizes: {', '.join(_WITHOUT_EFFECT)}",
+            allowed=f"{', '.join(sorted(AllocatorConfig.model_fields.keys() - {'other'}))}; without effect on sizes: {', '.join(_WITHOUT_EFFECT)}",
             hint="correct the options named above",
         )  # fmt: skip
 
@@ -219,6 +226,13 @@ def _backend(value: str) -> str:
     return value
 
 
+def _reserve(value: str) -> None:
+    raise ValueError(
+        "is not replayed: what becomes of a range of addresses that is smaller than the card and full is not known here; "
+        "predict without it"
+    )
+
+
 def _divisions(value: str) -> tuple[int, ...]:
     """Read `4` or `[256:1,512:2,1024:4,>:8]` (upper ends in MiB, the last for all above).
 
@@ -256,6 +270,7 @@ def _divisions(value: str) -> tuple[int, ...]:
 
 _PARSERS: dict[str, Callable[[str], Any]] = {
     "expandable_segments": _boolean,
+    "expandable_segments_reserve": _reserve,
     "garbage_collection_threshold": _threshold,
     "large_segment_size_mb": _integer,
     "max_non_split_rounding_mb": _integer,

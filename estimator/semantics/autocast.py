@@ -1,7 +1,7 @@
 """CUDA's autocast over the trace: its cast lists, its weight cache and its state.
 
 The lists hold what `AutocastCUDA` registers; ops that only `AutocastCPU` casts fall through, as they do on CUDA.
-Source: include/ATen/autocast_mode.h and aten/src/ATen/autocast_mode.cpp, 2.11 to 2.13.
+Source: include/ATen/autocast_mode.h and aten/src/ATen/autocast_mode.cpp, 2.11 to 2.15.
 """
 
 from __future__ import annotations
@@ -22,9 +22,11 @@ LOWER_PRECISION = frozenset(
 FP32 = frozenset(
     ["acos", "asin", "cosh", "erfinv", "exp", "expm1", "log", "log10", "log2", "log1p", "reciprocal", "rsqrt", "sinh", "tan", "pow.Tensor_Scalar", "pow.Tensor_Tensor", "pow.Scalar", "softplus", "layer_norm", "native_layer_norm", "rms_norm", "group_norm", "frobenius_norm.dim", "nuclear_norm", "nuclear_norm.dim", "cosine_similarity", "poisson_nll_loss", "cosine_embedding_loss", "nll_loss", "nll_loss2d", "hinge_embedding_loss", "kl_div", "l1_loss", "smooth_l1_loss", "huber_loss", "mse_loss", "margin_ranking_loss", "multilabel_margin_loss", "soft_margin_loss", "triplet_margin_loss", "multi_margin_loss", "binary_cross_entropy_with_logits", "dist", "pdist", "cdist", "renorm", "logsumexp", "upsample_nearest1d", "_upsample_nearest_exact1d", "upsample_nearest2d", "_upsample_nearest_exact2d", "upsample_nearest3d", "_upsample_nearest_exact3d", "upsample_linear1d", "upsample_bilinear2d", "_upsample_bilinear2d_aa", "upsample_trilinear3d", "upsample_bicubic2d", "_upsample_bicubic2d_aa"]
 )
-FP32_SINCE = {"rms_norm": (2, 12)}
-"""Ops of `FP32` and the release that began to cast them. Source: pytorch pull request 174824 (in 2.12); measured: 2.11
-registers no autocast for `rms_norm`."""
+FP32_BESIDE = frozenset({"linalg_matrix_sqrth"})
+"""Cast to float32 too, though not of the header's list."""
+FP32_SINCE = {"rms_norm": (2, 12), "linalg_matrix_sqrth": (2, 15)}
+"""Ops cast to float32 and the release that began to cast them. Source: pytorch pull request 174824 (in 2.12); measured: 2.11
+registers no autocast for `rms_norm`; 2.15's kernel for `linalg_matrix_sqrth` makes float32 of bfloat16."""
 FP32_SET_OPT_DTYPE = frozenset(
     ["prod", "prod.dim_int", "softmax.int", "log_softmax.int", "cumprod", "cumsum", "linalg_vector_norm", "linalg_matrix_norm", "linalg_matrix_norm.str_ord", "sum", "sum.dim_IntList"]
 )
@@ -99,13 +101,13 @@ def eligible(t: Any) -> bool:
 def install(overlay: Overlay) -> Autocast:
     """Lay CUDA's autocast over the CPU's, switched off and with CUDA's default dtype."""
     state = Autocast()
-    known = LOWER_PRECISION | FP32 | FP32_SET_OPT_DTYPE | set(FP32_APPEND_DTYPE) | PROMOTE | BANNED | ELSEWHERE
+    known = LOWER_PRECISION | FP32 | FP32_BESIDE | FP32_SET_OPT_DTYPE | set(FP32_APPEND_DTYPE) | PROMOTE | BANNED | ELSEWHERE
     for name, key in _registered():
         if overlay.target.torch_release < FP32_SINCE.get(name, (0, 0)):
             overlay.impl(name, torch.library.fallthrough_kernel, AUTOCAST)
         elif name in LOWER_PRECISION:
             overlay.impl(name, _lower_precision(state, _op(name)), AUTOCAST)
-        elif name in FP32:
+        elif name in FP32 or name in FP32_BESIDE:
             overlay.impl(name, _fp32(state, _op(name)), AUTOCAST)
         elif name in FP32_SET_OPT_DTYPE:
             overlay.impl(name, _set_dtype(_op(name)), AUTOCAST)

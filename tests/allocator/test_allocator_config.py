@@ -66,6 +66,7 @@ def test_the_last_of_a_repeated_option_counts():
     ("text", "problem"),
     [
         ("max_split_size:64", "'max_split_size': is not an option"),
+        ("expandable_segments_reserve:0.5", "'expandable_segments_reserve': is not replayed"),
         ("max_split_size_mb", "'max_split_size_mb': has no value"),
         ("max_split_size_mb:", "'max_split_size_mb': has no value"),
         ("max_split_size_mb:64MB", "takes a whole number, got '64MB'"),

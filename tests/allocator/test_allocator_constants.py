@@ -54,5 +54,5 @@ def test_every_option_of_the_cuda_allocator_is_known():
     names = re.findall(r'"([a-z_]+)"', keys)
     assert "backend" in names
     assert "release_lock_on_cudamalloc" in names
-    known = {*config._PARSERS, *config._BOOLEAN_OPTIONS, *config._INTEGER_OPTIONS, "backend"}
+    known = {*config._PARSERS, *config._BOOLEAN_OPTIONS, *config._INTEGER_OPTIONS, *config._TEXT_OPTIONS, "backend"}
     assert set(names) - known == set()
