@@ -16,6 +16,7 @@ import estimator
 from estimator.device import DeviceProfile, Target
 from estimator.graph import StepGraph
 from estimator.trace import trace, tracer
+from estimator.trace.fakes import Fakes, without_cuda_guard
 from estimator.traces import semantics_of
 
 pytestmark = pytest.mark.torch
@@ -103,3 +104,18 @@ assert sys.modules["torch._dynamo"] is torch._dynamo and type(torch._dynamo).__n
 def test_the_compiler_is_loaded_when_it_is_needed() -> None:
     done = subprocess.run([sys.executable, "-c", RUN], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+
+
+def test_a_trace_tells_torch_of_no_gpus_that_are_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A torch built for CUDA would start autograd's threads for them, and forks of this process could not trace."""
+    told: list[str] = []
+    monkeypatch.setattr(torch._C, "_ensureCUDADeviceGuardSet", lambda: told.append("eight GPUs"))
+    with Fakes():
+        pass
+    assert told == ["eight GPUs"], "torch no longer does so: without_cuda_guard can go"
+    told.clear()
+    with without_cuda_guard(), Fakes():
+        pass
+    assert told == []
+    torch._C._ensureCUDADeviceGuardSet()  # type: ignore[attr-defined]  # as it was before
+    assert told == ["eight GPUs"]

@@ -8,7 +8,9 @@ Source: torch/_subclasses/fake_tensor.py, `FakeTensorMode._prep_args_for_hash`, 
 
 from __future__ import annotations
 
+import contextlib
 import inspect
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -20,6 +22,23 @@ _KNOWN = {
     "_get_output_tensor_from_cache_entry": ["self", "state", "entry", "key", "func", "args"],
 }
 """Parameters of the methods that are replaced: with others, torch has changed, and its own are kept."""
+
+
+@contextlib.contextmanager
+def without_cuda_guard() -> Iterator[None]:
+    """Keep fake modes from telling a torch built for CUDA, on a machine that has none, that there are eight GPUs.
+
+    A trace has no tensor on them, and autograd would start a thread for each, after which no fork of this process could
+    run a backward pass (see `estimator.trace.isolate`).
+    Source: `FakeTensorMode.__enter__` (2.11, 2.15); c10/core/impl/DeviceGuardImplInterface.cpp,
+    `ensureCUDADeviceGuardSet`; torch/csrc/autograd/engine.cpp, `Engine::start_device_threads`.
+    """
+    before = torch._C._ensureCUDADeviceGuardSet  # type: ignore[attr-defined]
+    torch._C._ensureCUDADeviceGuardSet = lambda: None  # type: ignore[attr-defined]
+    try:
+        yield
+    finally:
+        torch._C._ensureCUDADeviceGuardSet = before  # type: ignore[attr-defined]
 
 
 class Fakes(FakeTensorMode):

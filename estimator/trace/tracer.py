@@ -25,7 +25,7 @@ from estimator.trace.closures import decisions_of
 from estimator.trace.collated import BatchMaker
 from estimator.trace.eager import run_as_written
 from estimator.trace.explain import explained
-from estimator.trace.fakes import Fakes
+from estimator.trace.fakes import Fakes, without_cuda_guard
 from estimator.trace.generation import prompts
 from estimator.trace.lazy import initialise
 from estimator.trace.optimizers import optimizer_maker
@@ -73,6 +73,7 @@ def trace(
         recorder.on_unknown = record_reads(job, min(batch_size, REAL_RUN_LIMIT_COUNT), steps).next_at
     with contextlib.ExitStack() as stack:
         stack.enter_context(_undisturbed())
+        stack.enter_context(without_cuda_guard())
         stack.enter_context(explained(graph))
         stack.enter_context(run_as_written(graph))
         stack.enter_context(recorder.assumed.handed_out())
