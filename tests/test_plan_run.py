@@ -207,6 +207,7 @@ def test_a_task_is_solved_for_every_device_and_an_error_is_its_cell_s_result(tmp
         sizes = [point[0] for point in one.result["curve"]]
         assert one.result["max_batch_size"] in sizes
         assert sizes == sorted(sizes)
+        assert sizes[0] == 2  # a batch of one would be one more trace
         assert len(one.result["timeline"]["events"]) <= 160
     bad = solve(task_of(tmp_path, spec="net.py:broken", options={}))
     assert [one.result["error"]["kind"] for one in bad] == ["DataDependentError"] * 3

@@ -79,6 +79,7 @@ def _solved(task: Task) -> Iterator[Solved]:
     from estimator.pipeline import estimate
     from estimator.report.cell import error_result, result_of
     from estimator.sources import JobOptions, load_job
+    from estimator.trace import warm_up
     from estimator.traces import Traces
 
     limits: dict[str, Any] = {} if task.time_limit_seconds is None else {"time_limit_seconds": task.time_limit_seconds}
@@ -87,6 +88,8 @@ def _solved(task: Task) -> Iterator[Solved]:
     except Exception as error:
         yield from (Solved(part.key, error_result(error)) for part in task.parts)
         return
+    if task.parent not in (None, os.getpid()) and traces.isolated:
+        warm_up(own_process=True)
     # Large devices first: the trace that confirms the model at their largest batch confirms it for the others too.
     for part in sorted(task.parts, key=lambda part: -part.device.capacity_bytes):
         begun = time.perf_counter()

@@ -70,16 +70,17 @@ def error_result(error: Exception) -> dict[str, Any]:
 def curve_of(estimate: Estimate) -> list[list[Any]]:
     """Device memory along the batch size: [batch size, bytes, low end, high end, whether it fits], in order.
 
-    Past the largest batch the bytes are those it would need.
+    Past the largest batch the bytes are those it would need. A batch of one is there only if it is the largest or
+    none fits: its step is often another program, for whose one point the job would be traced again.
     """
     largest = estimate.max_batch_size
-    sizes = {1, *(largest * quarter // 4 for quarter in (1, 2, 3)), largest, largest + 1, largest * 5 // 4}
-    sizes |= {2, 4} if largest < 2 else set()
+    sizes = {2, *(largest * quarter // 4 for quarter in (1, 2, 3)), largest, largest + 1, largest * 5 // 4}
+    sizes = sizes - {1} if largest > 1 else sizes | {1, 4}
     known: dict[int, BatchEstimate] = {estimate.best.batch_size: estimate.best}
     if estimate.next is not None:
         known[estimate.next.batch_size] = estimate.next
     if estimate.max_batch_size and estimate.next is None:  # memory does not limit it: there is no line to meet
-        sizes = {1, 2, 4, 8}
+        sizes = {2, 4, 8}
     points = [known.get(n) or estimate.at(n) for n in sorted(n for n in sizes if n > 0)]
     return [_point(p) for p in points]
 

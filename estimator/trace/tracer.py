@@ -33,6 +33,7 @@ from estimator.trace.paths import ModulePaths
 from estimator.trace.places import either
 from estimator.trace.recorder import Recorder
 from estimator.trace.step import StepRunner
+from estimator.trace.uncompiled import leave_compiler_out
 from estimator.trace.wrappers import with_nested_ints
 
 Semantics = Callable[[Target], contextlib.AbstractContextManager[Any]]
@@ -206,10 +207,15 @@ def _undisturbed() -> Iterator[None]:
         yield
 
 
-def warm_up() -> None:
-    """Load what torch imports at the first ops on fake tensors, once, before processes are forked."""
+def warm_up(*, own_process: bool = False) -> None:
+    """Load what torch imports at the first ops on fake tensors, once, before processes are forked.
+
+    With `own_process`, one that nothing but the estimator runs in, also what a trace imports of torch's compiler.
+    """
+    if own_process:
+        leave_compiler_out()
     with not_collected():
-        for name in _IMPORTED_LATE:
+        for name in (*_IMPORTED_LATE, *(_OF_THE_COMPILER if own_process else ())):
             with contextlib.suppress(ImportError):  # torch's own business: it may do without in another version
                 importlib.import_module(name)
 
@@ -219,5 +225,16 @@ _IMPORTED_LATE = (
     "torch.nested._internal.nested_tensor",
     "torch.distributed.tensor",
     "torch._numpy",
+    "torch.profiler._cupti_monitor",
+    "numpy.fft",
+    "numpy.random",
 )
 """Source: measured: what `sys.modules` has after a trace and had not before, torch 2.13, but for `torch._dynamo`."""
+_OF_THE_COMPILER = (
+    "torch._dynamo.source",
+    "torch._dynamo.utils",
+    "torch._functorch.config",
+    "torch.utils._triton",
+)
+"""Source: as above. They stand without `torch._dynamo` itself where `leave_compiler_out` put another in its place, which
+is not for the user's own process."""
