@@ -56,7 +56,7 @@ def step(gan: GAN, _: Any, images: Tensor) -> Tensor:
             torch.optim.Adam(gan.discriminator.parameters(), lr=2e-4, betas=(0.5, 0.999)),
         )
     for_generator, for_discriminator = gan.optimizers
-    generated = gan.generator(torch.randn(len(images), gan.noise, 1, 1, device=images.device))
+    generated = gan.generator(torch.randn(len(images), gan.noise, 1, 1, device=images.device, dtype=images.dtype))
 
     for_discriminator.zero_grad()
     on_real, on_generated = gan.discriminator(images), gan.discriminator(generated.detach())
