@@ -115,7 +115,7 @@ class _Run:
         self.job, self.target, self.clock, self.say = job, target, clock, say
         self.traces, self.conf, self.cross_check = traces, conf, cross_check
         self._solved: dict[str, Solution] = {}
-        self.real_run = False
+        self.real_run = self.batches_as_one = False
         self.confirmed_at: int | None = None
         self.warnings: list[Warning] = [Warning(code="job", message=note) for note in job.notes]
         if "kind" in target.device.sources:
@@ -143,10 +143,11 @@ class _Run:
     ) -> list[StepGraph]:
         """The traces at several batch sizes; of two steps each unless told otherwise."""
         counts = steps or [self.short_steps] * len(sizes)
-        return self.traces.at(
+        graphs = self.traces.at(
             self.target, sizes, counts, real_run=self.real_run, say=self.say, stage=self.clock.stage,
             meanwhile=meanwhile,
         )  # fmt: skip
+        return [self.traces.with_batches_as_one(graph) for graph in graphs] if self.batches_as_one else graphs
 
     def fitted(self, graphs: list[StepGraph]) -> MemoryModel:
         from estimator import scratch
@@ -201,6 +202,8 @@ class _Run:
         model = evaluator.model
         steps = 1 if first_step_vouches(model) and not self.job.goes_on_after_steps else self.short_steps
         seen = self.traces.beyond(self.target, n, steps)
+        if seen is not None and self.batches_as_one:
+            seen = self.traces.with_batches_as_one(seen)
         if seen is not None and (
             seen.batch_size == n or (residual(model, seen) == 0 and seen.batch_size not in model.calibration_sizes)
         ):
@@ -270,6 +273,10 @@ class _Run:
             if unlike_steps(graphs[0]):
                 graphs[1:] = self.trace(pair[1], steps=(LONG_STEPS,))
             parting = compare(*graphs)
+            if parting.in_batch and self.target.device.kind == "cpu" and not self.batches_as_one:
+                self.batches_as_one = True
+                graphs = [self.traces.with_batches_as_one(graph) for graph in graphs]
+                parting = compare(*graphs)
             if not parting:
                 if problem is not None:
                     self._warn(
@@ -293,6 +300,8 @@ class _Run:
         solution = self.solve(evaluator, "high")
         for _ in range(ROUNDS):
             n = UNLIMITED_PROBE_SIZE if solution.unlimited else max(1, solution.largest)
+            if self.batches_as_one:  # each sample takes the time of its ops
+                n = min(n, UNLIMITED_PROBE_SIZE)
             if self.real_run or n in evaluator.model.calibration_sizes:
                 return evaluator, solution
             seen = self._confirming(n, evaluator, solution)

@@ -62,6 +62,7 @@ class Traces:
         self._kept: list[tuple[Target, int, bool, StepGraph]] = []
         self.models: dict[tuple[Any, ...], MemoryModel] = {}
         """By kind of device and the identities of the traces that they were fitted to, all of which are kept here."""
+        self._as_one: dict[int, StepGraph] = {}
         self._bent: list[tuple[Target, list[StepGraph]]] = []
         self._failed: list[tuple[Target, tuple[Any, ...], EstimatorError]] = []
 
@@ -112,6 +113,14 @@ class Traces:
                 self._kept.append((target, steps[index], real_run, graph))
                 found[index] = graph
         return [graph for graph in found if graph is not None]
+
+    def with_batches_as_one(self, graph: StepGraph) -> StepGraph:
+        """One of the traces kept here with each batch made by one op; the same each time (`estimator.fit.as_one`)."""
+        from estimator.fit import as_one
+
+        if id(graph) not in self._as_one:
+            self._as_one[id(graph)] = as_one(graph)
+        return self._as_one[id(graph)]
 
     def beyond(self, target: Target, size: int, steps: int) -> StepGraph | None:
         """The trace that is kept of the smallest batch from `size` on, if a larger batch may vouch for it."""

@@ -17,9 +17,14 @@ class Parting:
         return bool(self.text)
 
     @property
+    def in_batch(self) -> bool:
+        """Whether it is in the making of a batch."""
+        return ".batch" in self.text
+
+    @property
     def hint(self) -> str:
         """What to do about it."""
-        if ".batch" in self.text:
+        if self.in_batch:
             return (
                 "make all samples in one tensor: on a CPU the making of the batch is part of the program, and one that "
                 "goes sample by sample is another for each batch size"
@@ -37,7 +42,8 @@ def compare(first: StepGraph, second: StepGraph) -> Parting:
     sizes = f"batch sizes {first.batch_size} and {second.batch_size}"
     for index, (a, b) in enumerate(zip(first.ops, second.ops, strict=False)):
         if a.name != b.name:
-            return Parting(f"{sizes} part at op {index} of {a.phase}, module {a.module!r}: {a.name} and {b.name}")
+            phase = a.phase if a.phase == b.phase else f"{a.phase} and {b.phase}"
+            return Parting(f"{sizes} part at op {index} of {phase}, module {a.module!r}: {a.name} and {b.name}")
     if len(first.ops) != len(second.ops):
         longer = max(first, second, key=lambda g: len(g.ops))
         op = longer.ops[min(len(first.ops), len(second.ops))]
