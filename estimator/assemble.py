@@ -66,7 +66,7 @@ def assemble(
         ),
         seconds=dict(seconds),
     )
-    answer._at = evaluator.at
+    answer._at, answer._device_at = evaluator.at, evaluator.device_at
     answer._graph = model.graph.fx
     answer._model = model
     return answer

@@ -13,6 +13,7 @@ from estimator.result import (
     BatchEstimate,
     CategoryLine,
     Confidence,
+    DeviceBytes,
     Interval,
     PhaseLine,
     TimelinePoint,
@@ -173,15 +174,29 @@ class Evaluator:
 
     # ------------------------------------------------------------ the record
 
+    def device_at(self, n: int) -> DeviceBytes:
+        """What `at` says of the device at batch size `n`."""
+        fits = self.fits(n)
+        shown = self._outcome_at(n, "typical") if fits else None
+        if shown is None or not shown.fits:
+            shown = self._outcome(n, "typical", NO_LIMIT)
+        device_bytes = shown.peak_reserved_bytes + self.context
+        return DeviceBytes(device_bytes, self._interval(n, fits, device_bytes), fits)
+
+    def _interval(self, n: int, fits: bool, device_bytes: int) -> Interval:
+        end = self._same_if_exact(n, "high")
+        high = self._outcome(n, end, self.limit_bytes(end) if fits else NO_LIMIT).peak_reserved_bytes
+        low = self.unlimited_peak_reserved_bytes(n, "low")
+        return Interval(
+            low_bytes=min(low + self.context_low, device_bytes), high_bytes=max(high + self.context_high, device_bytes)
+        )
+
     def at(self, n: int) -> BatchEstimate:
         """The whole record at batch size `n`. Where it does not fit, the peaks are those it would need."""
         fits = self.fits(n)
         shown = self.limited(n, "typical") if fits else self.unlimited(n)
         if shown.oom is not None:
             shown = self.unlimited(n)
-        end = self._same_if_exact(n, "high")
-        high = self._outcome(n, end, self.limit_bytes(end) if fits else NO_LIMIT).peak_reserved_bytes
-        low = self.unlimited_peak_reserved_bytes(n, "low")
         ledger = self.ledger(n, "typical")
         lines = tuple(self._lines(ledger, shown, n))
         device_bytes = shown.peak_reserved_bytes + self.context
@@ -195,10 +210,7 @@ class Evaluator:
             peak_allocated_bytes=shown.peak_allocated_bytes,
             peak_reserved_bytes=shown.peak_reserved_bytes,
             device_bytes=device_bytes,
-            device_interval=Interval(
-                low_bytes=min(low + self.context_low, device_bytes),
-                high_bytes=max(high + self.context_high, device_bytes),
-            ),
+            device_interval=self._interval(n, fits, device_bytes),
             capacity_bytes=self.device.capacity_bytes,
             headroom_bytes=self.device.capacity_bytes - device_bytes,
             num_alloc_retries=shown.num_alloc_retries,

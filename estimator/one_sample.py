@@ -14,13 +14,12 @@ from estimator.errors import EstimatorError
 from estimator.evaluate import Evaluator
 from estimator.fit import residual
 from estimator.graph import StepGraph
-from estimator.result import BatchEstimate
 
 
 def with_one_sample(
     evaluator: Evaluator, trace_one: Callable[[], StepGraph], evaluator_of: Callable[[StepGraph], Evaluator]
-) -> Callable[[int], BatchEstimate]:
-    """Give `evaluator.at`, but a batch of one by its own trace, made when it is first asked about.
+) -> Callable[[int], Evaluator]:
+    """Give the evaluator of a batch size: `evaluator`, but for a batch of one that of its own trace, made when first asked.
 
     Args:
         evaluator: of the fitted job.
@@ -41,4 +40,4 @@ def with_one_sample(
             return evaluator
         return evaluator if residual(evaluator.model, seen) == 0 else evaluator_of(seen)
 
-    return lambda n: (of_one() if n == 1 else evaluator).at(n)
+    return lambda n: of_one() if n == 1 else evaluator

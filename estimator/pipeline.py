@@ -232,11 +232,12 @@ class _Run:
             )
         answer._confirmed_at = self.confirmed_at
         if not self.real_run and 1 not in (*evaluator.model.calibration_sizes, self.confirmed_at):
-            answer._at = with_one_sample(
+            of = with_one_sample(
                 evaluator,
                 lambda: self.trace(1, steps=(LONG_STEPS,))[0],
                 lambda graph: self.evaluator(self.fitted([graph, graph])),
             )
+            answer._at, answer._device_at = lambda n: of(n).at(n), lambda n: of(n).device_at(n)
         return answer
 
     @contextmanager

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr
 
@@ -246,6 +246,14 @@ class Counts(BaseModel):
     """Of the forward pass at the calibration batch size, matrix products and convolutions alone."""
 
 
+class DeviceBytes(NamedTuple):
+    """What a batch size takes of the device: the fields of `BatchEstimate` of these names."""
+
+    device_bytes: int
+    device_interval: Interval
+    fits: bool
+
+
 class Estimate(BaseModel):
     """The whole answer for one job on one device."""
 
@@ -280,6 +288,7 @@ class Estimate(BaseModel):
     """What the job takes of the machine's RAM, where it was asked about."""
 
     _at: Callable[[int], BatchEstimate] | None = PrivateAttr(default=None)
+    _device_at: Callable[[int], DeviceBytes] | None = PrivateAttr(default=None)
     _graph: Callable[[], Any] | None = PrivateAttr(default=None)
     _model: Any = PrivateAttr(default=None)
     _confirmed_at: int | None = PrivateAttr(default=None)
@@ -300,6 +309,17 @@ class Estimate(BaseModel):
         if self._at is None:
             raise RuntimeError("an estimate read from JSON cannot be evaluated again; call estimator.estimate")
         return self._at(batch_size)
+
+    def device_at(self, batch_size: int) -> DeviceBytes:
+        """What `at` says of the device, and no more: in a fraction of its time.
+
+        Raises:
+            ValueError, RuntimeError: as `at` does.
+        """
+        if self._device_at is not None and batch_size >= 1:
+            return self._device_at(batch_size)
+        whole = self.at(batch_size)
+        return DeviceBytes(whole.device_bytes, whole.device_interval, whole.fits)
 
     @property
     def confirmed_at(self) -> int | None:

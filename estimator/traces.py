@@ -159,6 +159,10 @@ class Traces:
         tasks = [partial(trace, self.job, target, size, semantics, steps, real_run) for size, steps in wanted]
         if self.isolated:
             warm_up()
+            if target.device.kind == "cuda":
+                from estimator.semantics.cuda import prepare
+
+                prepare()
             with heap_set_aside():
                 return run_isolated(tasks, self._limit, meanwhile)
         return [task() for task in tasks]

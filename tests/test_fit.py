@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from fractions import Fraction
 
@@ -11,6 +12,7 @@ from hypothesis import strategies as st
 
 from estimator.errors import FitError
 from estimator.fit import compare, fit
+from estimator.fit.calls import Calls
 from estimator.fit.lines import Curve, curve_through, follower, interpolate
 from estimator.graph import Op, StepGraph, StorageEvent, TensorSpec
 from estimator.ledger import Category
@@ -130,6 +132,27 @@ def test_scratch_is_asked_for_at_the_shapes_of_the_batch_and_kept_only_by_key() 
         (False, 40, Category.TEMPORARY),
     ]
     assert events == [weight, *first, *second]
+
+
+def test_a_call_that_no_batch_size_changes_is_asked_once_a_device() -> None:
+    asked: list[str] = []
+
+    def rules(card: str) -> Callable[[Op], tuple[Scratch, ...]]:
+        def scratch(op: Op) -> tuple[Scratch, ...]:
+            asked.append(f"{card} {op.name} {next(op.tensors()).shape}")
+            return (Scratch(len(asked)),)
+
+        return scratch
+
+    def ops(n: int) -> list[Op]:
+        return [Op("norm", (TensorSpec("float32", (3,), (1,), 0),)), Op("mm", (TensorSpec("float32", (n,), (1,), 1),))]
+
+    calls = Calls(ops(4), ops(8), (4, 8), [0, 1], rules("a"))
+    first = [[s.size_bytes for s in records] for records in calls.all_at(5)]
+    again = [[s.size_bytes for s in records] for records in calls.all_at(6)]
+    assert (first, again) == ([[1], [2]], [[1], [3]])
+    calls.asking(rules("b")).all_at(6)
+    assert asked == ["a norm (3,)", "a mm (5,)", "a mm (6,)", "b norm (3,)", "b mm (6,)"]
 
 
 def test_repeated_steps_free_what_the_step_before_left() -> None:

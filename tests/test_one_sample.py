@@ -15,7 +15,7 @@ pytestmark = pytest.mark.pure
 
 
 def evaluator(name: str) -> Any:
-    return SimpleNamespace(model=name, at=lambda n: (name, n))
+    return SimpleNamespace(model=name)
 
 
 @pytest.mark.parametrize(("off", "said"), [(0, "lines"), (512, "own"), (None, "own")])
@@ -29,15 +29,15 @@ def test_a_batch_of_one_is_traced_once_and_only_when_asked(
         return "trace of one"
 
     monkeypatch.setattr(one_sample, "residual", lambda model, seen: off)
-    at = with_one_sample(evaluator("lines"), trace_one, lambda seen: evaluator("own"))
-    assert (at(2), traced) == (("lines", 2), [])
-    assert (at(1), at(1), at(3), traced) == ((said, 1), (said, 1), ("lines", 3), [1])
+    of: Any = with_one_sample(evaluator("lines"), trace_one, lambda seen: evaluator("own"))
+    assert (of(2).model, traced) == ("lines", [])
+    assert (of(1).model, of(1).model, of(3).model, traced) == (said, said, "lines", [1])
 
 
 def test_what_cannot_run_with_one_sample_follows_the_lines_and_is_said() -> None:
     def trace_one() -> Any:
         raise TraceError("more than one value per channel is expected")
 
-    at: Any = with_one_sample(evaluator("lines"), trace_one, lambda seen: evaluator("own"))
+    of: Any = with_one_sample(evaluator("lines"), trace_one, lambda seen: evaluator("own"))
     with pytest.warns(RuntimeWarning, match="more than one value"):
-        assert at(1) == ("lines", 1)
+        assert of(1).model == "lines"

@@ -50,6 +50,10 @@ class Calls:
         self._distinct = list(distinct.values())
         self._shapes: list[Callable[[int], Any]] = []
         """Of each distinct call, its arguments and results by batch size: made when first asked for."""
+        self._fixed = [call.first == call.second for call in self._distinct]
+        """Of each distinct call, whether it is the same at every batch size."""
+        self._always: dict[int, list[Any]] = {}
+        """Hidden allocations of those that are, by number."""
         self._evaluated: dict[int, list[list[Any]]] = {}
         self._has_interval: dict[int, bool] = {}
         self._beyond: dict[tuple[Any, ...], list[Any]] = {}
@@ -58,7 +62,7 @@ class Calls:
         """The same calls asked of the rules of another device."""
         other = copy.copy(self)
         other._scratch_of = scratch_of
-        other._evaluated, other._has_interval, other._beyond = {}, {}, {}
+        other._always, other._evaluated, other._has_interval, other._beyond = {}, {}, {}, {}
         return other
 
     def number_of(self, index: int) -> int:
@@ -70,10 +74,16 @@ class Calls:
         if n not in self._evaluated:
             if not self._shapes:  # the same list for every device
                 self._shapes += [follower(call.first, call.second, self._sizes) for call in self._distinct]
-            self._evaluated[n] = [
-                self._ask(call.op, shapes(n)) for call, shapes in zip(self._distinct, self._shapes, strict=True)
-            ]
+            self._evaluated[n] = [self._of_call(number, n) for number in range(len(self._distinct))]
         return self._evaluated[n]
+
+    def _of_call(self, number: int, n: int) -> list[Any]:
+        found = self._always.get(number)
+        if found is None:
+            found = self._ask(self._distinct[number].op, self._shapes[number](n))
+            if self._fixed[number]:
+                self._always[number] = found
+        return found
 
     def beyond(self, index: int, before: int, n: int, further: int) -> list[Any]:
         """Hidden allocations of the call that follows op `before` and then op `index` at the same pace, `further` on.

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from estimator.errors import EstimatorError
 
 if TYPE_CHECKING:
-    from estimator.result import BatchEstimate, Estimate, TimelinePoint
+    from estimator.result import BatchEstimate, DeviceBytes, Estimate, TimelinePoint
 
 TIMELINE_POINTS = 160
 """Points of a step's timeline: the highest of each stretch is kept, so no peak is lost."""
@@ -76,17 +76,13 @@ def curve_of(estimate: Estimate) -> list[list[Any]]:
     largest = estimate.max_batch_size
     sizes = {2, *(largest * quarter // 4 for quarter in (1, 2, 3)), largest, largest + 1, largest * 5 // 4}
     sizes = sizes - {1} if largest > 1 else sizes | {1, 4}
-    known: dict[int, BatchEstimate] = {estimate.best.batch_size: estimate.best}
+    known: dict[int, BatchEstimate | DeviceBytes] = {estimate.best.batch_size: estimate.best}
     if estimate.next is not None:
         known[estimate.next.batch_size] = estimate.next
     if estimate.max_batch_size and estimate.next is None:  # memory does not limit it: there is no line to meet
         sizes = {2, 4, 8}
-    points = [known.get(n) or estimate.at(n) for n in sorted(n for n in sizes if n > 0)]
-    return [_point(p) for p in points]
-
-
-def _point(p: BatchEstimate) -> list[Any]:
-    return [p.batch_size, p.device_bytes, p.device_interval.low_bytes, p.device_interval.high_bytes, p.fits]
+    points = ((n, known.get(n) or estimate.device_at(n)) for n in sorted(n for n in sizes if n > 0))
+    return [[n, p.device_bytes, p.device_interval.low_bytes, p.device_interval.high_bytes, p.fits] for n, p in points]
 
 
 def timeline_of(estimate: Estimate) -> dict[str, Any]:

@@ -7,6 +7,7 @@ Source: include/ATen/autocast_mode.h and aten/src/ATen/autocast_mode.cpp, 2.11 t
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cache
 from typing import Any
 
 import torch
@@ -102,7 +103,7 @@ def install(overlay: Overlay) -> Autocast:
     """Lay CUDA's autocast over the CPU's, switched off and with CUDA's default dtype."""
     state = Autocast()
     known = LOWER_PRECISION | FP32 | FP32_BESIDE | FP32_SET_OPT_DTYPE | set(FP32_APPEND_DTYPE) | PROMOTE | BANNED | ELSEWHERE
-    for name, key in _registered():
+    for name, key in registered():
         if overlay.target.torch_release < FP32_SINCE.get(name, (0, 0)):
             overlay.impl(name, torch.library.fallthrough_kernel, AUTOCAST)
         elif name in LOWER_PRECISION:
@@ -125,16 +126,19 @@ def install(overlay: Overlay) -> Autocast:
     return state
 
 
-def _registered() -> list[tuple[str, str]]:
-    """(op, key) of all that CUDA's or the CPU's autocast casts in this torch; CUDA's first."""
+@cache
+def registered() -> tuple[tuple[str, str], ...]:
+    """(op, key) of all that CUDA's or the CPU's autocast casts in this torch; CUDA's first.
+
+    Asked once a process, of thousands of ops, while no overlay is in force at autocast's keys.
+    """
     has = torch._C._dispatch_has_kernel_for_dispatch_key
     names = sorted({n for n in torch._C._dispatch_get_all_op_names() if n.startswith("aten::")})
     on_cuda = [n for n in names if has(n, "AutocastCUDA")]
     on_cpu = [n for n in names if has(n, AUTOCAST) and n not in set(on_cuda) | {f"aten::{f}" for f in FP32_SINCE}]
     on_cuda += [f"aten::{n}" for n in FP32_SINCE if f"aten::{n}" not in on_cuda]  # where the torch that traces is older
-    return [(n.removeprefix("aten::"), "AutocastCUDA") for n in on_cuda] + [
-        (n.removeprefix("aten::"), AUTOCAST) for n in on_cpu
-    ]
+    keyed = [(n, "AutocastCUDA") for n in on_cuda] + [(n, AUTOCAST) for n in on_cpu]
+    return tuple((name.removeprefix("aten::"), key) for name, key in keyed)
 
 
 def _op(name: str) -> Any:

@@ -46,3 +46,8 @@ def cuda_semantics(target: Target) -> Iterator[Overlay]:
         yield overlay
     finally:
         overlay.close()
+
+
+def prepare() -> None:
+    """Ask torch what every trace needs to know, once, before processes are forked."""
+    autocast.registered()
