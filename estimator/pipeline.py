@@ -200,7 +200,9 @@ class _Run:
         from estimator.assemble import replayed
 
         model = evaluator.model
-        steps = 1 if first_step_vouches(model) and not self.job.goes_on_after_steps else self.short_steps
+        fitted_again = self.traces.bends and len(model.calibration_sizes) == 2  # to this trace, which so has all steps
+        short = first_step_vouches(model) and not self.job.goes_on_after_steps and not fitted_again
+        steps = 1 if short else self.short_steps
         seen = self.traces.beyond(self.target, n, steps)
         if seen is not None and self.batches_as_one:
             seen = self.traces.with_batches_as_one(seen)

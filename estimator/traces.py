@@ -135,6 +135,11 @@ class Traces:
         """Keep three traces through which a square term had to be fitted: on the next device the fit begins there."""
         self._bent.append((target, list(graphs)))
 
+    @property
+    def bends(self) -> bool:
+        """Whether a square term had to be fitted on any device so far: on others one will be needed too, most likely."""
+        return bool(self._bent)
+
     def bent(self, target: Target) -> list[StepGraph] | None:
         """Such traces, where they hold on the target."""
         return next((gs for made_for, gs in self._bent if all(holds(g, made_for, target) for g in gs)), None)

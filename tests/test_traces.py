@@ -72,6 +72,27 @@ def test_each_of_a_shared_set_has_the_answer_it_has_alone() -> None:
         assert shared.model_dump(exclude={"seconds"}) == alone.model_dump(exclude={"seconds"})
 
 
+def test_where_one_card_needed_a_square_term_the_next_is_traced_for_one_at_once() -> None:
+    def loss(model: Any, x: Any) -> Any:
+        y = model(x).float().flatten(1)
+        return (y @ y.T).square().mean()
+
+    attend = job(Attend, precision="bf16").with_(loss=loss)
+    traces = Traces(attend, isolate=False, larger_vouches=True)
+    given: dict[str, Any] = {"memory": "1GiB", "torch_version": "2.11.0", "cross_check": False}
+    largest, made = [], []
+    for name in ("l4", "h100-sxm"):  # another kernel for attention on each
+        begun = len(traces._kept)
+        largest.append(estimator.estimate(attend, name, traces=traces, **given).max_batch_size)
+        made.append([(graph.batch_size, steps) for _, steps, _, graph in traces._kept[begun:]])
+    assert largest == [estimator.estimate(attend, name, **given).max_batch_size for name in ("l4", "h100-sxm")]
+    (n, steps), again = made[0][2:4]
+    assert (steps, again) == (1, (n, 2))  # a line through 4 and 8 is held against one step, then two are fitted
+    (n, steps), *others = made[1][2:]
+    assert steps == 2
+    assert (n, 1) not in others
+
+
 @pytest.mark.parametrize("name", ["get_device_name", "get_device_properties", "mem_get_info"])
 def test_code_that_asks_which_card_it_is_on_is_traced_for_each(name: str) -> None:
     def build() -> Any:
