@@ -42,9 +42,9 @@ def predicted(name: str, samples: int, steps: int, more: bool) -> dict[str, Any]
     """Peak of the same steps, predicted; the work of a child process. Host tensors of a batch count on a CPU."""
     import estimator
     from benchmarks.jobs import job_of
-    from estimator import pipeline
+    from estimator import stages
 
-    pipeline.TOTAL_STEPS = steps
+    stages.TOTAL_STEPS = steps
     est = estimator.estimate(job_of(cases(more)[name]), device="cpu")
     at = est.at(samples)
     return {

@@ -116,12 +116,12 @@ def predicted(name: str, folder: Path) -> dict[str, Any]:
     """Peak of the same steps, from one trace of them; the work of a child process."""
     import torch
 
-    from estimator import pipeline
+    from estimator import pipeline, stages
     from estimator.device import Target
     from estimator.devices import resolve_device
     from estimator.traces import Clock, Traces
 
-    pipeline.TOTAL_STEPS = STEPS
+    stages.TOTAL_STEPS = STEPS
     job = job_named(name, folder)
     target = Target(device=resolve_device("cpu"), torch_version=torch.__version__.split("+")[0])
     run = pipeline._Run(job, target, Clock(), lambda text: None, Traces(job, isolate=False), "", False)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -12,26 +12,21 @@ from typing import TYPE_CHECKING, Any
 from estimator.device import DeviceProfile, Target
 from estimator.errors import CannotPredictError, DataDependentError, EstimatorError, FitError, MissingKernelError
 from estimator.evaluate import Evaluator
-from estimator.fit import MemoryModel, compare, first_step_vouches, fit, residual, unlike_steps
+from estimator.fit import MemoryModel, compare, first_step_vouches, residual, unlike_steps
 from estimator.heap import heap_set_aside
 from estimator.host import host_of_job
 from estimator.job import TrainingJob
 from estimator.one_sample import with_one_sample
-from estimator.replays import replays_of
-from estimator.result import Estimate, Warning
-from estimator.solve import Solution, largest_batch
+from estimator.result import Estimate
+from estimator.solve import Solution
+from estimator.stages import LONG_STEPS, Stages
 from estimator.traces import TIME_LIMIT_SECONDS, Clock, Traces
 
 if TYPE_CHECKING:
-    from estimator.graph import Op, StepGraph
+    from estimator.graph import StepGraph
 
 CALIBRATION_SIZES = ((4, 8), (8, 16), (1, 2))
 """Pairs of batch sizes to trace, in order of preference: even and above one, as a batch of one is often special."""
-LONG_STEPS, SHORT_STEPS = 3, 2
-"""Steps of the first trace, whose last two show that steps repeat, and of the others: state appears in the first
-step, and the second, which frees what the first left, is where the peak usually lies."""
-TOTAL_STEPS = 4
-"""Steps of the replayed program. The pools settle in the first two or three; recorded runs have four."""
 UNLIMITED_PROBE_SIZE = 1 << 10
 """Where lines that seem to have no end are held against a trace: far enough for a tensor of batch by batch to show."""
 ROUNDS = 4
@@ -105,116 +100,21 @@ def estimate(
         return answer if host is None else answer.with_host(host)
 
 
-class _Run:
-    """One estimate under way: traces so far, the model fitted to them, the evaluator on it."""
+class _Run(Stages):
+    """One estimate under way: which traces to ask for, until model and trace agree at the solved batch."""
 
-    def __init__(
-        self, job: TrainingJob, target: Target, clock: Clock, say: Callable[[str], None], traces: Traces, conf: str,
-        cross_check: bool,
-    ) -> None:  # fmt: skip
-        self.job, self.target, self.clock, self.say = job, target, clock, say
-        self.traces, self.conf, self.cross_check = traces, conf, cross_check
-        self._solved: dict[str, Solution] = {}
-        self.real_run = self.batches_as_one = False
-        self.confirmed_at: int | None = None
-        self.warnings: list[Warning] = [Warning(code="job", message=note) for note in job.notes]
-        if "kind" in target.device.sources:
-            self._warn("no-gpu", target.device.sources["kind"])
+    confirmed_at: int | None = None
+    """Batch size of the trace that the model agreed with."""
 
     def use_real_run(self, error: CannotPredictError) -> None:
         """Trace from now on with values read in a tiny real run on this machine's CPU, and say so in the answer."""
         self.real_run = True
         self.say("running a few samples for real on the CPU")
-        self._warn(
+        self.warn(
             "real-run",
             f"{error.what} ({error.got}; {error.where}): values were taken from a real run on the CPU with a few "
             "samples, so the answer holds only as far as other data lead the same way",
         )
-
-    # ------------------------------------------------------------ stages
-
-    @property
-    def short_steps(self) -> int:
-        """Steps of the traces after the first; as many as of the first where something follows the steps."""
-        return LONG_STEPS if self.job.goes_on_after_steps else SHORT_STEPS
-
-    def trace(
-        self, *sizes: int, steps: Sequence[int] = (), meanwhile: Callable[[], object] | None = None
-    ) -> list[StepGraph]:
-        """The traces at several batch sizes; of two steps each unless told otherwise."""
-        counts = steps or [self.short_steps] * len(sizes)
-        graphs = self.traces.at(
-            self.target, sizes, counts, real_run=self.real_run, say=self.say, stage=self.clock.stage,
-            meanwhile=meanwhile,
-        )  # fmt: skip
-        return [self.traces.with_batches_as_one(graph) for graph in graphs] if self.batches_as_one else graphs
-
-    def fitted(self, graphs: list[StepGraph]) -> MemoryModel:
-        from estimator import scratch
-
-        def scratch_of(op: Op) -> Any:
-            return scratch.scratch_of(op, self.target)
-
-        def has_scratch(op: Op) -> bool:
-            return scratch.has_rule(op.name, self.target)
-
-        key = (self.target.device.kind, *map(id, graphs))
-        known = self.traces.models.get(key)
-        with self.clock.stage("fit"):
-            if known is not None:
-                return known.on_device(scratch_of)
-            self.traces.models[key] = fit(graphs, scratch_of, has_scratch, TOTAL_STEPS, self._result_order)
-        return self.traces.models[key]
-
-    def _result_order(self, op: Op) -> tuple[int, ...] | None:
-        from estimator.scratch.order import result_order
-
-        return result_order(op, self.target.device.kind)
-
-    def evaluator(self, model: MemoryModel) -> Evaluator:
-        from estimator.devices.context import context_interval
-        from estimator.devices.nccl import nccl_interval
-
-        self._solved.clear()
-        loading = self.job.environment.get("CUDA_MODULE_LOADING", "LAZY")
-        context = context_interval(self.target.device, module_loading=loading)  # type: ignore[arg-type]
-        group = self.job.process_group if self.target.device.kind == "cuda" else None
-        nccl = nccl_interval(group, self.job.environment)
-        return Evaluator(model, self.target.device, context, replays_of(self.target.device, self.conf), nccl=nccl)
-
-    def solve(self, evaluator: Evaluator, which: str) -> Solution:
-        found = self._solved.get(which)
-        if found is None:
-            with self.clock.stage("solve"):
-                found = self._solved[which] = largest_batch(
-                    lambda n: evaluator.fits(n, which),
-                    lambda n: evaluator.unlimited_peak_reserved_bytes(n, which),
-                    evaluator.limit_bytes(which),
-                    evaluator.model.calibration_sizes[0],
-                    lambda n: evaluator.may_fit(n, which),
-                )
-        return found
-
-    def _confirming(self, n: int, evaluator: Evaluator, solution: Solution) -> StepGraph:
-        """A trace that shows whether the model is right at `n`; beside it the replays that the answer then needs."""
-        from estimator.assemble import replayed
-
-        model = evaluator.model
-        fitted_again = self.traces.bends and len(model.calibration_sizes) == 2  # to this trace, which so has all steps
-        short = first_step_vouches(model) and not self.job.goes_on_after_steps and not fitted_again
-        steps = 1 if short else self.short_steps
-        seen = self.traces.beyond(self.target, n, steps)
-        if seen is not None and self.batches_as_one:
-            seen = self.traces.with_batches_as_one(seen)
-        if seen is not None and (
-            seen.batch_size == n or (residual(model, seen) == 0 and seen.batch_size not in model.calibration_sizes)
-        ):
-            return seen  # a larger batch vouches for this one
-        return self.trace(
-            n, steps=(steps,), meanwhile=lambda: replayed(evaluator, solution, partial(self.solve, evaluator))
-        )[0]
-
-    # ------------------------------------------------------------ the way through
 
     def answer(self) -> Estimate:
         from estimator.assemble import assemble
@@ -277,12 +177,12 @@ class _Run:
                 graphs[1:] = self.trace(pair[1], steps=(LONG_STEPS,))
             parting = compare(*graphs)
             if parting.in_batch and self.target.device.kind == "cpu" and not self.batches_as_one:
-                self.batches_as_one = True
+                self.traces.batches_as_one = True
                 graphs = [self.traces.with_batches_as_one(graph) for graph in graphs]
                 parting = compare(*graphs)
             if not parting:
                 if problem is not None:
-                    self._warn(
+                    self.warn(
                         "calibrated-again", f"{problem.got}; calibrated at batch sizes {pair[0]} and {pair[1]} instead"
                     )
                 return graphs
@@ -293,6 +193,25 @@ class _Run:
             )
         assert problem is not None
         raise problem
+
+    def _confirming(self, n: int, evaluator: Evaluator, solution: Solution) -> StepGraph:
+        """A trace that shows whether the model is right at `n`; beside it the replays that the answer then needs."""
+        from estimator.assemble import replayed
+
+        model = evaluator.model
+        fitted_again = self.traces.bends and len(model.calibration_sizes) == 2  # to this trace, which so has all steps
+        short = first_step_vouches(model) and not self.job.goes_on_after_steps and not fitted_again
+        steps = 1 if short else self.short_steps
+        seen = self.traces.beyond(self.target, n, steps)
+        if seen is not None and self.batches_as_one:
+            seen = self.traces.with_batches_as_one(seen)
+        if seen is not None and (
+            seen.batch_size == n or (residual(model, seen) == 0 and seen.batch_size not in model.calibration_sizes)
+        ):
+            return seen  # a larger batch vouches for this one
+        return self.trace(
+            n, steps=(steps,), meanwhile=lambda: replayed(evaluator, solution, partial(self.solve, evaluator))
+        )[0]
 
     def verified(self, graphs: list[StepGraph]) -> tuple[Evaluator, Solution]:
         """Solve, trace again at the solved batch, and refit until the model and the trace agree there."""
@@ -317,7 +236,7 @@ class _Run:
                 if n > 1:
                     raise
                 # Many an op takes another way for one sample, and nothing lies below to follow it from.
-                self._warn(
+                self.warn(
                     "batch-of-one",
                     f"the step is another program at batch 1 ({error.got}): its bytes are those that larger batches "
                     "lead to, and were not confirmed",
@@ -325,7 +244,7 @@ class _Run:
                 return evaluator, solution
             evaluator = self.evaluator(self.fitted(graphs))
             solution = self.solve(evaluator, "high")
-        self._warn(
+        self.warn(
             "unverified",
             f"after {ROUNDS} traces at solved batch sizes the model is still off at batch {solution.largest}",
         )
@@ -343,7 +262,7 @@ class _Run:
         pair = sorted([seen, other], key=lambda g: g.batch_size)
         if compare(*pair):
             raise FitError("the step changes with every batch size", got=compare(*pair).text)
-        self._warn(
+        self.warn(
             "local-fit",
             f"the step is another program at batch {n} than at {graphs[0].batch_size}; bytes are followed around "
             f"batch {n} only",
@@ -361,11 +280,8 @@ class _Run:
 
     def _warn_of_bends(self, model: MemoryModel) -> None:
         bent = [c for c in model.curves if c.degree == 2]
-        self._warn(
+        self.warn(
             "not-linear",
             f"{len(bent)} storages do not grow linearly with the batch (batch-by-batch tensors?); fitted with "
             f"a square term through batch sizes {model.calibration_sizes}",
         )
-
-    def _warn(self, code: str, message: str) -> None:
-        self.warnings.append(Warning(code=code, message=message))

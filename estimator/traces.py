@@ -62,6 +62,8 @@ class Traces:
         self._kept: list[tuple[Target, int, bool, StepGraph]] = []
         self.models: dict[tuple[Any, ...], MemoryModel] = {}
         """By kind of device and the identities of the traces that they were fitted to, all of which are kept here."""
+        self.batches_as_one = False
+        """Whether batches were found to be made sample by sample (`with_batches_as_one`)."""
         self._as_one: dict[int, StepGraph] = {}
         self._bent: list[tuple[Target, list[StepGraph]]] = []
         self._failed: list[tuple[Target, tuple[Any, ...], EstimatorError]] = []

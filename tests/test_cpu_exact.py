@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.profiler import ProfilerActivity, profile
 
 import estimator
-from estimator import pipeline
+from estimator import stages
 from estimator.integrations.watch import live_peak_bytes
 from estimator.scratch.cpu.onednn import interface
 
@@ -115,7 +115,7 @@ PLAIN = {
 
 @pytest.mark.parametrize("name", PLAIN)
 def test_no_byte_is_missing(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pipeline, "TOTAL_STEPS", STEPS)
+    monkeypatch.setattr(stages, "TOTAL_STEPS", STEPS)
     make, batch, optimizer = PLAIN[name]
     assert answer(make, batch, classify, optimizer).peak_requested_bytes == real_peak(make, batch, classify, optimizer)
 
@@ -130,7 +130,7 @@ CONVOLUTIONS = {
 @pytest.mark.skipif(interface() is None, reason="this torch does not let its oneDNN be asked")
 @pytest.mark.parametrize("name", CONVOLUTIONS)
 def test_convolutions_ask_onednn(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pipeline, "TOTAL_STEPS", STEPS)
+    monkeypatch.setattr(stages, "TOTAL_STEPS", STEPS)
 
     def make() -> nn.Module:
         return nn.Sequential(CONVOLUTIONS[name](), nn.BatchNorm2d(8), nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(32, 10))

@@ -10,7 +10,7 @@ import pytest
 pytest.importorskip("torch")
 
 from benchmarks import cpu_models
-from estimator import pipeline
+from estimator import stages
 from estimator.sources.torchvision_import import import_torchvision
 
 pytestmark = pytest.mark.torch
@@ -43,7 +43,7 @@ def test_the_table_names_what_is_not_exact(monkeypatch: pytest.MonkeyPatch) -> N
 def test_a_model_of_the_sample_is_exact(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import_torchvision(required=False)
     pytest.importorskip("transformers")
-    monkeypatch.setattr(pipeline, "TOTAL_STEPS", pipeline.TOTAL_STEPS)  # `predicted` sets it
+    monkeypatch.setattr(stages, "TOTAL_STEPS", stages.TOTAL_STEPS)  # `predicted` sets it
     # BART draws a number for each layer, and drops it below `layerdrop` (0).
     for name in ("transformers/gpt2", "transformers/bart"):
         assert cpu_models.predicted(name, tmp_path)["predicted"] == cpu_models.measured(name, tmp_path)["measured"]

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.profiler import ProfilerActivity, profile
 
 import estimator
-from estimator import pipeline
+from estimator import stages
 from estimator.fit import as_one
 from estimator.graph import Op, StepGraph, StorageEvent, TensorSpec
 from estimator.integrations.watch import live_peak_bytes
@@ -71,7 +71,7 @@ def real_peak(make: Callable[[], nn.Module], batch: Callable[[int], Any], sample
 @pytest.mark.parametrize("make", [small, wide])
 @pytest.mark.parametrize("batch", [stacked, filled, padded])
 def test_to_the_byte(monkeypatch: pytest.MonkeyPatch, make: Any, batch: Any) -> None:
-    monkeypatch.setattr(pipeline, "TOTAL_STEPS", STEPS)
+    monkeypatch.setattr(stages, "TOTAL_STEPS", STEPS)
     job = estimator.TrainingJob(model=make, batch=batch, loss=loss, optimizer=torch.optim.AdamW)
     answer = estimator.estimate(job, device="cpu", memory="512MiB", cross_check=False)
     for samples in (7, 40):

@@ -23,6 +23,7 @@ FLOORS = (
     ("result", "replays"),
     ("evaluate", "solve", "counts", "traces", "host"),
     ("assemble", "fxgraph", "devices", "one_sample"),
+    ("stages",),
     ("pipeline",),
     ("report", "sources"),
     ("advice", "calibrate", "check", "data", "plan", "slurm"),

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.profiler import ProfilerActivity, profile
 
 import estimator
-from estimator import pipeline
+from estimator import stages
 from estimator.device import DeviceProfile, Target
 from estimator.errors import DataDependentError, JobError
 from estimator.integrations.watch import live_peak_bytes
@@ -72,7 +72,7 @@ def measured(
 
 
 def predicted(the_job: TrainingJob, monkeypatch: pytest.MonkeyPatch) -> estimator.Estimate:
-    monkeypatch.setattr(pipeline, "TOTAL_STEPS", STEPS)
+    monkeypatch.setattr(stages, "TOTAL_STEPS", STEPS)
     return estimator.estimate(the_job, device="cpu", isolate=False)
 
 

@@ -12,7 +12,7 @@ from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 from torch.profiler import ProfilerActivity, profile
 
 import estimator
-from estimator import pipeline
+from estimator import stages
 from estimator.errors import TraceError
 from estimator.integrations.watch import live_peak_bytes
 
@@ -74,7 +74,7 @@ def real_peak(batch: Any, **options: Any) -> int:
 @pytest.mark.parametrize("batch", [whole, one_shorter])
 @pytest.mark.parametrize("options", [{"kind": nn.LSTM}, {"kind": nn.GRU, "both": True}, {"kind": nn.RNN}], ids=["lstm", "gru", "rnn"])
 def test_no_byte_of_a_packed_step_is_missing_on_a_cpu(batch: Any, options: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pipeline, "TOTAL_STEPS", STEPS)
+    monkeypatch.setattr(stages, "TOTAL_STEPS", STEPS)
     answer = estimator.estimate(job(batch, **options), device="cpu", memory="16MiB", cross_check=False)
     assert answer.at(SAMPLES).peak_requested_bytes == real_peak(batch, **options)
 
