@@ -185,7 +185,7 @@ class Evaluator:
 
     def _interval(self, n: int, fits: bool, device_bytes: int) -> Interval:
         end = self._same_if_exact(n, "high")
-        high = self._outcome(n, end, self.limit_bytes(end) if fits else NO_LIMIT).peak_reserved_bytes
+        high = self._outcome(n, end, self.limit_bytes("high") if fits else NO_LIMIT).peak_reserved_bytes
         low = self.unlimited_peak_reserved_bytes(n, "low")
         return Interval(
             low_bytes=min(low + self.context_low, device_bytes), high_bytes=max(high + self.context_high, device_bytes)

@@ -41,6 +41,7 @@ def test_what_a_batch_size_takes_of_the_device_is_the_same_in_short(interval: bo
         short, whole = (Evaluator(model, device, context, replays_of(device, conf)) for _ in range(2))
         record = whole.at(n)
         assert short.device_at(n) == (record.device_bytes, record.device_interval, record.fits)
+        assert record.device_interval.high_bytes <= device.capacity_bytes or not record.fits
         seen.add((record.fits, record.num_alloc_retries > 0))
     assert {(True, False), (False, False)} <= seen
     assert ((True, True) in seen) == (not conf)  # an expandable segment has no holes that retries would win back
