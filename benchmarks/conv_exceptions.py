@@ -14,9 +14,8 @@ import json
 import sys
 from pathlib import Path
 
-from benchmarks.conv_fit import read
 from benchmarks.conv_forms import CLOSE
-from benchmarks.conv_sample import MULTIPROCESSORS
+from benchmarks.conv_sample import MULTIPROCESSORS, read_rows
 from estimator.device import DeviceProfile, Target
 from estimator.scratch import conv_lines, conv_workspace
 
@@ -26,7 +25,7 @@ def main() -> int:
     parser.add_argument("rows", nargs="+", type=Path)
     parser.add_argument("--table", type=Path, required=True)
     options = parser.parse_args()
-    head, rows = read(options.rows)
+    head, rows = read_rows(options.rows)
     capability = (int(head["capability"][0]), int(head["capability"][1]))
     device = DeviceProfile(name="card", kind="cuda", total_bytes=80 << 30, compute_capability=capability,
                            multiprocessor_count=MULTIPROCESSORS[capability])  # fmt: skip

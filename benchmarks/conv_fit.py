@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import collections
-import gzip
 import json
 import sys
 from collections.abc import Callable, Sequence
@@ -23,6 +22,7 @@ import numpy as np
 from sklearn.tree import DecisionTreeClassifier
 
 from benchmarks.conv_forms import Form, candidates, canonical, constants
+from benchmarks.conv_sample import read_rows
 from estimator.scratch.conv_call import CudnnConv
 from estimator.scratch.conv_features import FEATURES, features
 from estimator.scratch.conv_forms import base_bytes, form_bytes, tensor_bytes
@@ -140,27 +140,13 @@ def flat(tree: Any, form_index: Callable[[Form], int], bound_index: Callable[[An
     return out
 
 
-def read(paths: Sequence[Path]) -> tuple[dict[str, Any], list[tuple[int, CudnnConv, int]]]:
-    """Head of the first file, and (layer, call, workspace) of all rows."""
-    head: dict[str, Any] = {}
-    rows = []
-    for path in paths:
-        with gzip.open(path, "rt") as file:
-            head = head or json.loads(file.readline())
-            for line in file:
-                if isinstance(row := json.loads(line), list):
-                    shapes = (tuple(numbers) for numbers in row[4:10])
-                    rows.append((row[0], CudnnConv(row[1], row[2], row[3], *shapes, row[10]), row[11]))
-    return head, rows
-
-
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("rows", nargs="+", type=Path)
     parser.add_argument("--out", type=Path, required=True)
     options = parser.parse_args()
     sys.setrecursionlimit(10_000)
-    head, rows = read(options.rows)
+    head, rows = read_rows(options.rows)
     bases = [base_bytes(call) for _, call, _ in rows]
     known = constants((layer, base, size) for (layer, _, size), base in zip(rows, bases, strict=True))
     groups: dict[str, list[int]] = collections.defaultdict(list)

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import collections
-import gzip
 import json
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -20,7 +19,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from benchmarks.conv_forms import CLOSE, MOST_CONSTANT, SMALL, candidates
-from benchmarks.conv_sample import BATCHES, MULTIPROCESSORS
+from benchmarks.conv_sample import BATCHES, MULTIPROCESSORS, read_rows
 from estimator.scratch.conv_call import CudnnConv
 from estimator.scratch.conv_forms import Form, base_bytes, form_bytes
 from estimator.scratch.conv_lines import fingerprint
@@ -38,16 +37,10 @@ class Point(NamedTuple):
 
 def read(paths: Sequence[Path]) -> tuple[dict[str, Any], dict[str, list[Point]]]:
     """Head of the first file, and the points of each line in the order of their batch sizes."""
-    head: dict[str, Any] = {}
+    head, rows = read_rows(paths)
     found: dict[str, dict[int, Point]] = collections.defaultdict(dict)
-    for path in paths:
-        with gzip.open(path, "rt") as file:
-            head = head or json.loads(file.readline())
-            for line in file:
-                if isinstance(row := json.loads(line), list):
-                    shapes = (tuple(numbers) for numbers in row[4:10])
-                    call = CudnnConv(row[1], row[2], row[3], *shapes, row[10])
-                    found[fingerprint(call)][call.x[0]] = Point(call.x[0], call, row[11])
+    for _, call, size in rows:
+        found[fingerprint(call)][call.x[0]] = Point(call.x[0], call, size)
     return head, {key: [points[b] for b in sorted(points)] for key, points in found.items()}
 
 

@@ -22,6 +22,7 @@ import json
 import random
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from estimator.device import DeviceProfile, Target
@@ -242,6 +243,20 @@ def draw(rng: random.Random, known: list[Layer], halves: tuple[str, ...]) -> Ite
             call = layer.at(batch, kind, dtype, nhwc)
             if goes_to_cudnn(call):
                 yield number, call
+
+
+def read_rows(paths: Sequence[Path]) -> tuple[dict[str, Any], list[tuple[int, CudnnConv, int]]]:
+    """Of files that this command wrote: head of the first, and (layer, call, workspace in bytes) of all rows."""
+    head: dict[str, Any] = {}
+    rows = []
+    for path in paths:
+        with gzip.open(path, "rt") as file:
+            head = head or json.loads(file.readline())
+            for line in file:
+                if isinstance(row := json.loads(line), list):
+                    shapes = (tuple(numbers) for numbers in row[4:10])
+                    rows.append((row[0], CudnnConv(row[1], row[2], row[3], *shapes, row[10]), row[11]))
+    return head, rows
 
 
 def main() -> int:

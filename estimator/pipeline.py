@@ -122,6 +122,12 @@ class _Run(Stages):
         with self._fvcore() as fvcore:
             graphs = (None if self.real_run else self.traces.bent(self.target)) or self.calibrate()
             evaluator, solution = self.verified(graphs)
+            if self.batches_as_one:
+                self.warn(
+                    "batch-as-one",
+                    "the batch is made sample by sample on this CPU: its tensors are counted, what kernels of its making take "
+                    f"besides is not; held against a trace up to batch {UNLIMITED_PROBE_SIZE}",
+                )
             answer = assemble(
                 self.job,
                 self.target,

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from estimator.errors import FitError
 from estimator.fit import compare, fit
 from estimator.fit.calls import Calls
-from estimator.fit.lines import Curve, curve_through, follower, interpolate
+from estimator.fit.lines import Curve, curve_through, interpolate
 from estimator.graph import Op, StepGraph, StorageEvent, TensorSpec
 from estimator.ledger import Category
 from estimator.scratch import Scratch
@@ -47,18 +47,6 @@ def test_arguments_follow_a_line_number_by_number() -> None:
 def test_arguments_that_differ_in_kind_do_not_fit() -> None:
     with pytest.raises(FitError, match="differ"):
         interpolate(("sum",), ("mean",), (4, 8), 10)
-    with pytest.raises(FitError):
-        follower(("sum",), ("mean",), (4, 8))
-
-
-def test_a_follower_gives_what_interpolation_gives() -> None:
-    spec = TensorSpec("float32", (4, 3), (3, 1), 7)
-    first = (spec, (spec, 4, ()), 1, True, 0.5, "sum", None, (1, 2))
-    second = (TensorSpec("float32", (8, 3), (3, 1), 7), (spec, 9, ()), 1, True, 0.25, "sum", None, (True, 2))
-    for n in (1, 4, 5, 8, 10, 1000):
-        wanted = interpolate(first, second, (4, 8), n)
-        assert follower(first, second, (4, 8))(n) == wanted
-        assert list(map(type, follower(first, second, (4, 8))(n)[-1])) == list(map(type, wanted[-1]))
 
 
 def graph_of(n: int, *, extra: bool = False) -> StepGraph:

@@ -74,6 +74,7 @@ def test_to_the_byte(monkeypatch: pytest.MonkeyPatch, make: Any, batch: Any) -> 
     monkeypatch.setattr(stages, "TOTAL_STEPS", STEPS)
     job = estimator.TrainingJob(model=make, batch=batch, loss=loss, optimizer=torch.optim.AdamW)
     answer = estimator.estimate(job, device="cpu", memory="512MiB", cross_check=False)
+    assert [w.code for w in answer.warnings if w.code != "heap-holes"] == ["batch-as-one"]
     for samples in (7, 40):
         assert answer.at(samples).peak_requested_bytes == real_peak(make, batch, samples)
 

@@ -6,7 +6,7 @@ import copy
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
-from estimator.fit.lines import follower, interpolate
+from estimator.fit.lines import interpolate
 from estimator.graph import Op, TensorSpec
 
 ScratchOf = Callable[[Op], Iterable[Any]]
@@ -48,8 +48,6 @@ class Calls:
         numbers = {name: number for number, name in enumerate(distinct)}
         self._numbers = {index: numbers[call.name] for index, call in self._calls.items()}
         self._distinct = list(distinct.values())
-        self._shapes: list[Callable[[int], Any]] = []
-        """Of each distinct call, its arguments and results by batch size: made when first asked for."""
         self._fixed = [call.first == call.second for call in self._distinct]
         """Of each distinct call, whether it is the same at every batch size."""
         self._always: dict[int, list[Any]] = {}
@@ -72,15 +70,14 @@ class Calls:
     def all_at(self, n: int) -> list[list[Any]]:
         """Hidden allocations of each distinct call at batch size `n`, as the rules' records."""
         if n not in self._evaluated:
-            if not self._shapes:  # the same list for every device
-                self._shapes += [follower(call.first, call.second, self._sizes) for call in self._distinct]
             self._evaluated[n] = [self._of_call(number, n) for number in range(len(self._distinct))]
         return self._evaluated[n]
 
     def _of_call(self, number: int, n: int) -> list[Any]:
         found = self._always.get(number)
         if found is None:
-            found = self._ask(self._distinct[number].op, self._shapes[number](n))
+            call = self._distinct[number]
+            found = self._ask(call.op, interpolate(call.first, call.second, self._sizes, n))
             if self._fixed[number]:
                 self._always[number] = found
         return found

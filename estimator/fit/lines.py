@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from fractions import Fraction
 from typing import Any, NamedTuple
 
@@ -66,33 +66,3 @@ def interpolate(first: Any, second: Any, sizes: tuple[int, int], n: int) -> Any:
         got=f"{first!r} and {second!r}",
         where=f"batch sizes {sizes[0]} and {sizes[1]}",
     )
-
-
-def follower(first: Any, second: Any, sizes: tuple[int, int]) -> Callable[[int], Any]:
-    """Give `interpolate` of two arguments as a function of the batch size, which looks only at what differs.
-
-    Raises:
-        FitError: as `interpolate` does.
-    """
-    if first == second and type(first) is type(second):
-        return lambda n: first
-    if isinstance(first, TensorSpec) and isinstance(second, TensorSpec):
-        dtype, storage = first.dtype, first.storage
-        shape, stride = (follower(getattr(first, of), getattr(second, of), sizes) for of in ("shape", "stride"))
-        return lambda n: TensorSpec(dtype, shape(n), stride(n), storage)
-    if isinstance(first, tuple) and isinstance(second, tuple) and len(first) == len(second):
-        pairs = list(enumerate(zip(first, second, strict=True)))
-        moving = [(i, follower(a, b, sizes)) for i, (a, b) in pairs if a != b or type(a) is not type(b)]
-
-        def followed(n: int) -> tuple[Any, ...]:
-            values = list(first)
-            for i, value in moving:
-                values[i] = value(n)
-            return tuple(values)
-
-        return followed
-    if isinstance(first, int) and isinstance(second, int):
-        apart, (begin, end) = second - first, sizes
-        return lambda n: first + apart * (n - begin) // (end - begin)
-    interpolate(first, second, sizes, sizes[0])  # says what cannot be followed
-    return lambda n: interpolate(first, second, sizes, n)
