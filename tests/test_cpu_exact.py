@@ -8,12 +8,11 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
+from real_steps import real_peak
 from torch import Tensor, nn
-from torch.profiler import ProfilerActivity, profile
 
 import estimator
 from estimator import stages
-from estimator.integrations.watch import live_peak_bytes
 from estimator.scratch.cpu.onednn import interface
 
 pytestmark = pytest.mark.torch
@@ -22,19 +21,8 @@ STEPS = 2
 SAMPLES = 3
 
 
-def real_peak(make: Callable[[], nn.Module], batch: Callable[[int], Any], loss: Any, optimizer: Any) -> int:
-    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as recorded:
-        model = make()
-        opt = optimizer(model.parameters())
-        given = value = None
-        for _ in range(STEPS):
-            given = batch(SAMPLES)
-            opt.zero_grad()
-            value = loss(model, given)
-            value.backward()
-            opt.step()
-    del model, opt, given, value
-    return live_peak_bytes(recorded)
+def peak(make: Callable[[], nn.Module], batch: Callable[[int], Any], optimizer: Any) -> int:
+    return real_peak(make, batch, classify, optimizer, samples=SAMPLES, steps=STEPS)
 
 
 def answer(make: Callable[[], nn.Module], batch: Callable[[int], Any], loss: Any, optimizer: Any) -> Any:
@@ -117,7 +105,7 @@ PLAIN = {
 def test_no_byte_is_missing(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(stages, "TOTAL_STEPS", STEPS)
     make, batch, optimizer = PLAIN[name]
-    assert answer(make, batch, classify, optimizer).peak_requested_bytes == real_peak(make, batch, classify, optimizer)
+    assert answer(make, batch, classify, optimizer).peak_requested_bytes == peak(make, batch, optimizer)
 
 
 CONVOLUTIONS = {
@@ -135,7 +123,7 @@ def test_convolutions_ask_onednn(name: str, monkeypatch: pytest.MonkeyPatch) -> 
     def make() -> nn.Module:
         return nn.Sequential(CONVOLUTIONS[name](), nn.BatchNorm2d(8), nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(32, 10))
 
-    assert answer(make, pictures, classify, sgd).peak_requested_bytes == real_peak(make, pictures, classify, sgd)
+    assert answer(make, pictures, classify, sgd).peak_requested_bytes == peak(make, pictures, sgd)
 
 
 def test_convolutions_that_cannot_be_asked_are_named(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import pytest
 import torch
+from real_steps import real_peak
 from torch import Tensor, nn
-from torch.profiler import ProfilerActivity, profile
 
 import estimator
 from estimator import stages
 from estimator.fit import as_one
 from estimator.graph import Op, StepGraph, StorageEvent, TensorSpec
-from estimator.integrations.watch import live_peak_bytes
 from estimator.ledger import Category
 
 pytestmark = pytest.mark.torch
@@ -53,21 +51,6 @@ def wide() -> nn.Module:
     return nn.Sequential(nn.Linear(8, 500), nn.ReLU(), nn.Linear(500, 2))
 
 
-def real_peak(make: Callable[[], nn.Module], batch: Callable[[int], Any], samples: int) -> int:
-    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as recorded:
-        model = make()
-        opt = torch.optim.AdamW(model.parameters())
-        given = value = None
-        for _ in range(STEPS):
-            given = batch(samples)
-            opt.zero_grad()
-            value = loss(model, given)
-            value.backward()  # type: ignore[no-untyped-call]
-            opt.step()
-    del model, opt, given, value
-    return live_peak_bytes(recorded)
-
-
 @pytest.mark.parametrize("make", [small, wide])
 @pytest.mark.parametrize("batch", [stacked, filled, padded])
 def test_to_the_byte(monkeypatch: pytest.MonkeyPatch, make: Any, batch: Any) -> None:
@@ -76,7 +59,9 @@ def test_to_the_byte(monkeypatch: pytest.MonkeyPatch, make: Any, batch: Any) -> 
     answer = estimator.estimate(job, device="cpu", memory="512MiB", cross_check=False)
     assert [w.code for w in answer.warnings if w.code != "heap-holes"] == ["batch-as-one"]
     for samples in (7, 40):
-        assert answer.at(samples).peak_requested_bytes == real_peak(make, batch, samples)
+        assert answer.at(samples).peak_requested_bytes == real_peak(
+            make, batch, loss, torch.optim.AdamW, samples=samples, steps=STEPS
+        )
 
 
 def test_the_rest_of_the_program_is_told_as_it_was() -> None:

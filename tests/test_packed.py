@@ -7,14 +7,13 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
+from real_steps import real_peak
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
-from torch.profiler import ProfilerActivity, profile
 
 import estimator
 from estimator import stages
 from estimator.errors import TraceError
-from estimator.integrations.watch import live_peak_bytes
 
 pytestmark = pytest.mark.torch
 
@@ -56,27 +55,14 @@ def job(batch: Any, **options: Any) -> estimator.TrainingJob:
     return estimator.TrainingJob(model=lambda: Tagger(**options), batch=batch, loss=loss, optimizer=adamw)
 
 
-def real_peak(batch: Any, **options: Any) -> int:
-    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as recorded:
-        model = Tagger(**options)
-        optimizer = adamw(model.parameters())
-        given = value = None
-        for _ in range(STEPS):
-            given = batch(SAMPLES)
-            optimizer.zero_grad()
-            value = loss(model, given)
-            value.backward()
-            optimizer.step()
-    del model, optimizer, given, value
-    return live_peak_bytes(recorded)
-
-
 @pytest.mark.parametrize("batch", [whole, one_shorter])
 @pytest.mark.parametrize("options", [{"kind": nn.LSTM}, {"kind": nn.GRU, "both": True}, {"kind": nn.RNN}], ids=["lstm", "gru", "rnn"])
 def test_no_byte_of_a_packed_step_is_missing_on_a_cpu(batch: Any, options: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(stages, "TOTAL_STEPS", STEPS)
     answer = estimator.estimate(job(batch, **options), device="cpu", memory="16MiB", cross_check=False)
-    assert answer.at(SAMPLES).peak_requested_bytes == real_peak(batch, **options)
+    assert answer.at(SAMPLES).peak_requested_bytes == real_peak(
+        lambda: Tagger(**options), batch, loss, adamw, samples=SAMPLES, steps=STEPS
+    )
 
 
 def test_that_sequences_were_shorter_than_their_padding_is_said() -> None:
