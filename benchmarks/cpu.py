@@ -1,11 +1,12 @@
 """Hold the estimator's answers for a CPU against real training steps on this one.
 
-    python -m benchmarks.cpu [--only CASE ...] [--batch N] [--more] [--steps 2] [--json OUT] [--check] [--timeout 300]
+    python -m benchmarks.cpu [--only CASE ...] [--batch N] [--more] [--steps 2] [--share 0.5] [--timeout 300] [--json OUT]
+                             [--check]
 
 For every case: most bytes of PyTorch's CPU allocator that were live at once, as torch.profiler saw them in real
 training steps (benchmarks/procedure.py), and the prediction of the same steps; then the signed error. Each case is
-measured and predicted in fresh processes. Cases whose prediction is beyond half of the free memory are named and left
-out. A case counts as one with convolutions if it runs any: what oneDNN takes for those is estimated, all else is to be
+measured and predicted in fresh processes. Cases whose prediction is beyond a share of the free memory, half by default,
+are named and left out. A case counts as one with convolutions if it runs any: what oneDNN takes for those is estimated, all else is to be
 exact. Exit code 1 with --check where one without convolutions is not.
 """
 
@@ -91,8 +92,8 @@ def compared(name: str, samples: int, options: argparse.Namespace) -> dict[str, 
     row["predicted"] = ours.get("peak")
     if "error" in ours:
         return row | {"error": f"prediction: {ours['error']}"}
-    if ours["peak"] > free_bytes() // 2:
-        return row | {"left_out": f"takes {ours['peak']:,} bytes, more than half of what is free here"}
+    if ours["peak"] > options.share * free_bytes():
+        return row | {"left_out": f"takes {ours['peak']:,} bytes, more than {options.share:.0%} of what is free here"}
     real = ask("measured", name, samples, options)
     if "error" in real:
         return row | {"error": f"measurement: {real['error']}"}
@@ -118,6 +119,7 @@ def main() -> int:
     parser.add_argument("--more", action="store_true", help="the cases of more_cases.py")
     parser.add_argument("--steps", type=int, default=2)
     parser.add_argument("--timeout", type=float, default=300.0)
+    parser.add_argument("--share", type=float, default=0.5, help="of the free memory that a case may take (0.5)")
     parser.add_argument("--json", type=Path)
     parser.add_argument("--check", action="store_true")
     parser.add_argument("--child", choices=("measured", "predicted"), help=argparse.SUPPRESS)
