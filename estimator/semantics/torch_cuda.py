@@ -44,6 +44,7 @@ def install(overlay: Overlay) -> None:
         "is_tf32_supported": lambda: this_capability(major >= 8),
         "can_device_access_peer": lambda device, peer_device: False,
         "get_arch_list": lambda: this_capability([f"sm_{major}{minor}"]),
+        "is_current_stream_capturing": lambda: False,
         "synchronize": lambda device=None: None,
         "empty_cache": lambda: None,
         "ipc_collect": lambda: None,

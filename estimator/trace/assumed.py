@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils._mode_utils import no_dispatch
 
 from estimator.errors import DataDependentError
 from estimator.graph import StepGraph
@@ -69,8 +70,10 @@ class AssumedNumbers:
     assumed: they are lengths and branches. Each place in the user's code is named in a warning.
     """
 
-    def __init__(self, graph: StepGraph) -> None:
+    def __init__(self, graph: StepGraph, at_hand: Callable[[Tensor], Tensor | None]) -> None:
+        """Begin with none. `at_hand` gives a tensor's real values, or None where others are to be asked first."""
         self._graph = graph
+        self._at_hand = at_hand
         self._fresh = False
 
     def number(self, t: Tensor) -> float | complex | bool | None:
@@ -95,6 +98,10 @@ class AssumedNumbers:
         """Let `.item()` hand out assumed numbers as what they are."""
 
         def item(t: Tensor) -> Any:
+            known = self._at_hand(t)
+            if known is not None:  # a step counter, read at every step for each parameter: not worth a dispatch
+                with no_dispatch():
+                    return plain(known)
             self._fresh = False
             value = plain(t)
             return AssumedNumber(value) if self._fresh and type(value) is float else value

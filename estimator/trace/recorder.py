@@ -11,7 +11,6 @@ from torch import Tensor
 from torch._subclasses.fake_tensor import (
     DynamicOutputShapeException,
     FakeTensor,
-    FakeTensorMode,
     UnsupportedOperatorException,
 )
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -23,6 +22,7 @@ from estimator.trace import sparse
 from estimator.trace.assumed import AssumedNumbers
 from estimator.trace.bounds import check_rows
 from estimator.trace.explain import no_fake_kernel
+from estimator.trace.fakes import Fakes
 from estimator.trace.lists import NOT_DONE, run_on_lists
 from estimator.trace.paths import ModulePaths
 from estimator.trace.shapes import CTC, ctc_loss, with_places
@@ -53,7 +53,7 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
     are those of the real autograd engine and the user's own frames.
     """
 
-    def __init__(self, graph: StepGraph, fake_mode: FakeTensorMode, paths: ModulePaths, *, whole_host: bool) -> None:
+    def __init__(self, graph: StepGraph, fake_mode: Fakes, paths: ModulePaths, *, whole_host: bool) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.graph = graph
         self.values = Follower(host_is_apart=not whole_host)
@@ -65,7 +65,7 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         """Told of each op that autograd's backward pass runs."""
         self._fake_mode = fake_mode
         self._paths = paths
-        self.assumed = AssumedNumbers(graph)
+        self.assumed = AssumedNumbers(graph, self._at_hand)
         self.whole_host = whole_host
         self.device = HOST if whole_host else DEVICE
         """Where the traced program's tensors are."""
@@ -165,14 +165,14 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
             if out is not sparse.NOT_DONE:
                 return out
         if not self.recording:
-            return self._run(func, args, kwargs)
+            with torch._C.DisableTorchFunction():
+                return self._run(func, args, kwargs)
         in_backward = torch._C._current_graph_task_id() != -1
         if in_backward and self.on_backward is not None:
             self.on_backward()
         with torch._C.DisableTorchFunction():  # the modes that user code runs under need not see us look
             specs = self._plain(args), {k: self._plain(v) for k, v in kwargs.items()}
-        out = self._run(func, args, kwargs)
-        with torch._C.DisableTorchFunction():
+            out = self._run(func, args, kwargs)
             self._note(func, args, specs, out, in_backward)
         return out
 
@@ -248,7 +248,7 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
             if found is not None:
                 return found
         out = run_on_lists(func, args, self._fake_mode)
-        if out is NOT_DONE:
+        if out is NOT_DONE and (out := self._fake_mode.again(func, args, kwargs)) is NotImplemented:
             try:
                 out = func(*args, **kwargs)
             except RuntimeError as error:
@@ -265,6 +265,12 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
             # Torch's own following of constants forgets the device index that tells device from host; ours does not.
             out.constant = None
         return out
+
+    def _at_hand(self, t: Tensor) -> Tensor | None:
+        """The number that a fake of one element stands for, unless a real run is to tell what is read."""
+        if self.on_unknown is not None or t.__class__ is not FakeTensor or t.numel() != 1:
+            return None
+        return known_value(t)
 
     def _fake_beside(self, real: Tensor, other: Tensor) -> Any:
         return self._fake_like(real, (other,))

@@ -20,6 +20,7 @@ _KEEP_VALUES = frozenset(
     {"aten::_to_copy", "aten::clone", "aten::_unsafe_view", "aten::repeat", "aten::view_copy", "aten::expand_copy"}
 )
 """Ops whose result holds nothing but values of their first argument."""
+_NAN = frozenset({"aten::isnan", "aten::isinf", "aten::eq", "aten::ne"})
 
 
 def is_uniform(value: Tensor) -> bool:
@@ -28,6 +29,11 @@ def is_uniform(value: Tensor) -> bool:
     if not 0 < seen.numel() <= _LOOKED_AT_LIMIT_COUNT:
         return False
     return bool((seen == seen[(0,) * seen.dim()]).all())
+
+
+def may_be_uniform(func: Any) -> bool:
+    """Whether an op makes one value of tensors of one value each."""
+    return func._schema.name in _KEEP_VALUES or torch.Tag.pointwise in func.tags
 
 
 def uniform_result(
@@ -39,11 +45,9 @@ def uniform_result(
         func: an op that writes to none of its arguments and draws no random numbers.
         known: gives a tensor's real values, or None.
     """
-    keeps = func._schema.name in _KEEP_VALUES
-    if not keeps and torch.Tag.pointwise not in func.tags:
+    if not may_be_uniform(func):
         return None
-    if args and isinstance(args[0], Tensor) and known(args[0]) is None:
-        return None  # the common case, told early
+    keeps = func._schema.name in _KEEP_VALUES
     given = [t for t in tree_leaves((args[:1] if keeps else args, kwargs)) if isinstance(t, Tensor)]
     values = [known(t) for t in given]
     if not given or any(v is None or not is_uniform(v) for v in values):
@@ -61,6 +65,11 @@ def uniform_result(
     return single.expand(out.shape)
 
 
+def looks_for_nan(func: Any) -> bool:
+    """Whether `healthy_result` may know an op's result."""
+    return func._schema.name in _NAN
+
+
 def healthy_result(func: Any, args: tuple[Any, ...]) -> bool | None:
     """What an op that looks for NaN or infinity in a tensor finds in a step that goes well; None of any other op.
 
@@ -69,7 +78,7 @@ def healthy_result(func: Any, args: tuple[Any, ...]) -> bool | None:
     name, overload = func._schema.name, func._overloadname
     if name in ("aten::isnan", "aten::isinf"):
         return False
-    if name not in ("aten::eq", "aten::ne") or not isinstance(args[0], Tensor) or not args[0].is_floating_point():
+    if name not in _NAN or not isinstance(args[0], Tensor) or not args[0].is_floating_point():
         return None
     if overload == "Tensor" and args[1] is args[0]:
         return bool(name == "aten::eq")

@@ -7,8 +7,9 @@ op that made it was known too. Views of it share its memory, so in-place ops rea
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -16,7 +17,7 @@ from torch._subclasses.fake_tensor import FakeTensor
 from torch.utils._mode_utils import no_dispatch
 from torch.utils._pytree import tree_leaves, tree_map_only
 
-from estimator.trace.uniform import healthy_result, uniform_result
+from estimator.trace.uniform import healthy_result, looks_for_nan, may_be_uniform, uniform_result
 
 DISCRETE_LIMIT_COUNT = 1 << 23
 """Elements up to which integers, booleans and constants are followed: token batches and masks, not images."""
@@ -82,11 +83,6 @@ def _filled(like: Tensor, value: Any) -> Tensor:
     return torch.full((), value, dtype=like.dtype).expand(like.shape)
 
 
-def _is_constant_maker(func: Any) -> bool:
-    """Whether an op fills a new tensor with one value: masks of ones are floats in some models."""
-    return func._schema.name in _FILLERS
-
-
 def _small(t: Tensor) -> bool:
     count = t.numel()
     return count <= TINY_LIMIT_COUNT or (count <= DISCRETE_LIMIT_COUNT and is_discrete(t))
@@ -100,6 +96,19 @@ def _on_host(kwargs: dict[str, Any]) -> dict[str, Any]:
     return {k: (torch.device("cpu") if k == "device" and v is not None else v) for k, v in kwargs.items()}
 
 
+class _Kind(NamedTuple):
+    """What there is to know of an op, looked up once."""
+
+    mutable: bool
+    """It writes to an argument."""
+    random: bool
+    """It draws random numbers."""
+    view: bool
+    may_be_uniform: bool
+    looks_for_nan: bool
+    filler: Callable[[tuple[Any, ...]], Any] | None
+
+
 class Follower:
     """Computes known values beside the fake ops.
 
@@ -110,21 +119,23 @@ class Follower:
     def __init__(self, *, host_is_apart: bool) -> None:
         self.random_is_known = False
         self._host_is_apart = host_is_apart
-        self._mutable: dict[Any, tuple[bool, bool]] = {}
+        self._kinds: dict[Any, _Kind] = {}
 
-    def _kind(self, func: Any) -> tuple[bool, bool]:
-        """(writes to an argument, draws random numbers)."""
-        found = self._mutable.get(func)
+    def _kind(self, func: Any) -> _Kind:
+        found = self._kinds.get(func)
         if found is None:
-            found = (func._schema.is_mutable, torch.Tag.nondeterministic_seeded in func.tags)
-            self._mutable[func] = found
+            found = self._kinds[func] = _Kind(
+                func._schema.is_mutable, torch.Tag.nondeterministic_seeded in func.tags, func.is_view,
+                may_be_uniform(func), looks_for_nan(func), _FILLERS.get(func._schema.name),
+            )  # fmt: skip
         return found
 
     def follow(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> None:
         """Give the results of an op that has run on fakes their values, if they follow from known ones."""
-        mutable, random = self._kind(func)
         if func in _GOES_WELL:
             return
+        kind = self._kind(func)
+        mutable, random = kind.mutable, kind.random
         if mutable:
             if not _writes_known(args, kwargs):
                 return
@@ -137,10 +148,10 @@ class Follower:
                     or not _small(out[0])
                 ):
                     return
-            elif not _small(out) and not (_is_constant_maker(func) and out.numel() <= DISCRETE_LIMIT_COUNT):
-                self._follow_large(func, args, kwargs, out, random)
+            elif not _small(out) and (kind.filler is None or out.numel() > DISCRETE_LIMIT_COUNT):
+                self._follow_large(kind, func, args, kwargs, out)
                 return
-        filler = _FILLERS.get(func._schema.name)
+        filler = kind.filler
         if filler is not None and out.numel() <= DISCRETE_LIMIT_COUNT:
             with no_dispatch():
                 out._known = Known(_filled(out, filler(args)))  # type: ignore[attr-defined]
@@ -167,22 +178,28 @@ class Follower:
         if not mutable or any(o is not g for o, g in zip(tree_leaves(out), given, strict=False)):
             self._attach(out, real, given, values)
 
-    def _follow_large(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], out: Tensor, random: bool) -> None:
+    def _follow_large(self, kind: _Kind, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], out: Tensor) -> None:
         """Follow a tensor whose values are too many to be kept: one value, or a view of what is known."""
-        if random or out.layout is not torch.strided:
+        if kind.random or out.layout is not torch.strided:
             return
-        with no_dispatch(), torch.no_grad():
-            try:
-                if func.is_view:
-                    if (value := known_value(args[0])) is not None:
-                        self._attach(out, func(value, *args[1:], **kwargs), [args[0]], [value])
+        first = args[0] if args and isinstance(args[0], Tensor) else None
+        nothing_known = first is not None and known_value(first) is None  # the common case, told early
+        if kind.view:
+            if first is not None and not nothing_known:
+                with no_dispatch(), torch.no_grad(), contextlib.suppress(Exception):  # what the host cannot do is not known
+                    value = known_value(first)
+                    self._attach(out, func(value, *args[1:], **kwargs), [first], [value])
+            return
+        value = None
+        if kind.may_be_uniform and not nothing_known:
+            with no_dispatch(), torch.no_grad():
+                try:
+                    value = uniform_result(func, args, _on_host(kwargs), out, known_value)
+                except Exception:  # an op the host cannot do, strides beyond the one element: just not known
                     return
-                value = uniform_result(func, args, _on_host(kwargs), out, known_value)
-            except Exception:  # an op the host cannot do, strides beyond the one element: just not known
-                return
-            if value is not None:
-                out._known = Known(value)  # type: ignore[attr-defined]
-        if value is None:
+        if value is not None:
+            out._known = Known(value)  # type: ignore[attr-defined]
+        elif kind.looks_for_nan:
             self._look_for_nan(func, args, out)
 
     @staticmethod

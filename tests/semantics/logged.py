@@ -77,9 +77,10 @@ def run(
 def run_with_values(function: Callable[[], Any], capability: tuple[int, int] = (8, 0)) -> None:
     """Run under the tracer's own recorder, which follows the values of small tensors."""
     from estimator.graph import StepGraph
+    from estimator.trace.fakes import Fakes
     from estimator.trace.paths import ModulePaths
     from estimator.trace.recorder import Recorder
 
-    mode = FakeTensorMode(allow_non_fake_inputs=True)
+    mode = Fakes(allow_non_fake_inputs=True)
     with cuda_semantics(target(capability)), mode, Recorder(StepGraph(1), mode, ModulePaths(), whole_host=False):
         function()
