@@ -46,7 +46,7 @@ class EventTable(Sequence[Event]):
     It takes no time to make, as a replay reads its columns; an `Event` is made where one is asked for.
     """
 
-    __slots__ = ("columns",)
+    __slots__ = ("_columns",)
 
     def __init__(
         self,
@@ -56,7 +56,14 @@ class EventTable(Sequence[Event]):
         category: Sequence[Category],
         op: Sequence[int],
     ) -> None:
-        self.columns = (is_alloc, block, size_bytes, category, op)
+        self._columns = (is_alloc, block, size_bytes, category, op)
+
+    @property
+    def columns(
+        self,
+    ) -> tuple[Sequence[bool], Sequence[int], Sequence[int], Sequence[Category], Sequence[int]]:
+        """Which are allocations, blocks, sizes, categories, ops."""
+        return self._columns
 
     def __len__(self) -> int:
         return len(self.columns[0])
@@ -77,6 +84,51 @@ class EventTable(Sequence[Event]):
 
     def __iter__(self) -> Iterator[Event]:
         return map(Event._make, zip(*self.columns, strict=True))
+
+
+class Outline:
+    """A program's events with a number in the place of each size.
+
+    One serves all batch sizes at which the program is the same, so what a reader works out of it serves them too.
+    """
+
+    __slots__ = ("__weakref__", "block", "category", "is_alloc", "may_fail", "number", "op", "phases")
+
+    def __init__(self, ledger: Ledger) -> None:
+        """Take a ledger whose `size_bytes` are numbers of sizes."""
+        events = ledger.events
+        self.is_alloc, self.block = [e.is_alloc for e in events], [e.block for e in events]
+        self.number, self.category = [e.size_bytes for e in events], [e.category for e in events]
+        self.op = [e.op for e in events]
+        self.phases, self.may_fail = tuple(ledger.phases), frozenset(ledger.may_fail)
+
+    def filled(self, sizes: Sequence[int]) -> Ledger:
+        """The ledger with these sizes in bytes, by their numbers."""
+        return Ledger(OutlinedEvents(self, sizes), list(self.phases), set(self.may_fail))
+
+
+class OutlinedEvents(EventTable):
+    """The events of an outline with its sizes filled in; the column of sizes is made where it is asked for."""
+
+    __slots__ = ("outline", "sizes")
+
+    def __init__(self, outline: Outline, sizes: Sequence[int]) -> None:
+        self.outline, self.sizes = outline, sizes
+
+    @property
+    def columns(
+        self,
+    ) -> tuple[Sequence[bool], Sequence[int], Sequence[int], Sequence[Category], Sequence[int]]:
+        """Which are allocations, blocks, sizes, categories, ops."""
+        try:
+            return self._columns
+        except AttributeError:
+            of = self.outline
+            self._columns = of.is_alloc, of.block, list(map(self.sizes.__getitem__, of.number)), of.category, of.op
+            return self._columns
+
+    def __len__(self) -> int:
+        return len(self.outline.number)
 
 
 @dataclass(slots=True)

@@ -14,9 +14,9 @@ from estimator.fit.calls import Calls, ScratchOf
 from estimator.fit.lines import Curve, curve_through
 from estimator.fit.repeat import repeated, unlike_steps
 from estimator.fit.tokens import growths
-from estimator.fit.writer import Chosen, Template, Writer, in_order, place_of
+from estimator.fit.writer import Chosen, Writer, in_order, place_of
 from estimator.graph import Op, StepGraph, StorageEvent
-from estimator.ledger import Category, Ledger
+from estimator.ledger import Category, Ledger, Outline
 
 
 class Hidden(Protocol):
@@ -64,7 +64,7 @@ class MemoryModel:
         numbers: dict[Curve, int] = {}
         self._curve_of = [numbers.setdefault(curve, len(numbers)) for curve in self.curves]
         self._distinct_curves = list(numbers)
-        self._templates: dict[Any, Template] = {}
+        self._outlines: dict[Any, Outline] = {}
         batches = [g.facts.get("host_batch_bytes", ()) for g in graphs]
         self.host_batch = tuple(curve_through(self.calibration_sizes, sizes) for sizes in zip(*batches, strict=False))
         """Bytes of each tensor of a batch as the host makes it."""
@@ -219,13 +219,13 @@ class MemoryModel:
         sizes = [curve.at(n) for curve in self._distinct_curves]
         sizes += [chosen.bytes_of(s) for records in calls for s in records]
         if self._growths:  # what further tokens take is added to the sizes as they are told
-            return Template(self._written(sizes, calls, chosen)).filled(sizes)
+            return Outline(self._written(sizes, calls, chosen)).filled(sizes)
         # What the order and the blocks of a ledger hang on; all else is sizes.
         program = (tuple(size > 0 for size in sizes), tuple(tuple(map(place_of, records)) for records in calls))
-        template = self._templates.get(program)
-        if template is None:
-            template = self._templates[program] = Template(self._written(sizes, calls, chosen))
-        return template.filled(sizes)
+        outline = self._outlines.get(program)
+        if outline is None:
+            outline = self._outlines[program] = Outline(self._written(sizes, calls, chosen))
+        return outline.filled(sizes)
 
     def _written(self, sizes: list[int], calls: list[list[Any]], chosen: Chosen) -> Ledger:
         number = itertools.count(len(self._distinct_curves))

@@ -1,4 +1,4 @@
-"""The program's ledger with a number in the place of each size: what to fill in at a batch size."""
+"""The program's ledger with a number in the place of each size, to be filled in at a batch size (`Outline`)."""
 
 from __future__ import annotations
 
@@ -7,28 +7,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from estimator.fit.tokens import Growth
 from estimator.graph import StorageEvent
-from estimator.ledger import Category, Event, EventTable, Ledger
+from estimator.ledger import Category, Event, Ledger
 
 if TYPE_CHECKING:
     from estimator.fit.model import Hidden, MemoryModel
-
-
-class Template:
-    """A ledger whose sizes are still to be filled in; one serves all batch sizes at which the program is the same."""
-
-    def __init__(self, ledger: Ledger) -> None:
-        """Take a ledger whose `size_bytes` are numbers of sizes."""
-        events = ledger.events
-        self._is_alloc, self._block = [e.is_alloc for e in events], [e.block for e in events]
-        self._size, self._category = [e.size_bytes for e in events], [e.category for e in events]
-        self._op = [e.op for e in events]
-        self._phases, self._may_fail = ledger.phases, ledger.may_fail
-
-    def filled(self, sizes: Sequence[int]) -> Ledger:
-        """The ledger with these sizes, by their numbers."""
-        filled = list(map(sizes.__getitem__, self._size))
-        events = EventTable(self._is_alloc, self._block, filled, self._category, self._op)
-        return Ledger(events, list(self._phases), set(self._may_fail))
 
 
 class Writer:
