@@ -95,9 +95,22 @@ class Pool:
         """Serve the request at `at` from a new segment."""
         key = size << KEY_SHIFT | address
         self.segments[address] = size
-        self._blocks[key] = [key, self._edge, self._edge, True]
-        insort(self._keys, key)
-        self.play(self.at + 1)
+        block: list[Any] = [key, self._edge, self._edge, False]
+        wanted, slot = self._need[self.stream.number[self.at]], self.stream.slot[self.at]
+        self.at += 1
+        if slot == PASSING:
+            block[3] = True
+            self._add(block)
+            return
+        self._live[slot] = block
+        if key - wanted >= self._least_rest:
+            block[0] = wanted | address
+            block[2] = [key - wanted + (wanted >> KEY_SHIFT), block, self._edge, True]
+            self._add(block[2])
+
+    def _add(self, block: list[Any]) -> None:
+        insort(self._keys, block[0])
+        self._blocks[block[0]] = block
 
     def do_without(self) -> None:
         """Pass over the request at `at`, which the program survives."""

@@ -160,7 +160,7 @@ class _Played:
             if event in self._pauses and not self._pause(event):
                 return False
         if self._is_alone and self._alone is None:
-            self._streams.small_alone[self._small_sizes] = SmallAlone(tuple(self._growths), self._has_free)
+            self._streams.small_alone[self._small_sizes] = SmallAlone((*self._growths, _END), self._has_free)
         return True
 
     def _both_to(self, event: int) -> bool:
@@ -186,7 +186,8 @@ class _Played:
         if (
             alone is None
             or here.reserved != before.reserved
-            or any(event >= before.event for event in alone.growths)
+            or alone.growths[len(self._growths)] != _END
+            or any(event >= before.event for event in self._growths)
             or any(self._small_has_free(event + length) for event in self._refusals[before.refusal_count :])
         ):
             return False
@@ -199,8 +200,6 @@ class _Played:
     def _small_to(self, event: int) -> None:
         """Bring the small pool to an event, with the segments that it needs."""
         while self._alone is not None:
-            if len(self._growths) == len(self._alone.growths):
-                return
             at = self._alone.growths[len(self._growths)]
             if at >= event:
                 return
@@ -284,5 +283,6 @@ class _Played:
 
     def _take(self, size: int) -> int:
         self._reserved += size
-        self.peak_reserved_bytes = max(self.peak_reserved_bytes, self._reserved)
+        if self._reserved > self.peak_reserved_bytes:
+            self.peak_reserved_bytes = self._reserved
         return self._addresses.take(size)

@@ -55,7 +55,7 @@ class SmallAlone(NamedTuple):
     """How the small pool goes by itself."""
 
     growths: tuple[int, ...]
-    """The events at which it takes a segment."""
+    """The events at which it takes a segment; behind them one that never comes."""
     has_free: dict[int, bool]
     """Whether it has a segment to give back, by the events at which that was asked."""
 

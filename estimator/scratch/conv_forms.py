@@ -27,8 +27,11 @@ def form_bytes(call: CudnnConv, form: Form, bases: Mapping[str, int] | None = No
     last part's in whole tiles, and a counter a part and tile. `bytes` is a plain number.
     """
     base, (addend, count) = form
-    bases = bases or base_bytes(call)
-    copies = bases.get(base, bases["transposed"])  # a shape unlike those measured, where `base` cannot be
+    if base == "none":
+        copies = 0
+    else:
+        bases = bases or base_bytes(call)
+        copies = bases.get(base, bases["transposed"])  # a shape unlike those measured, where `base` cannot be
     if addend == "bytes":
         return copies + count if copies or base == "none" else max(count - 16, 0)
     if addend in ("weights", "outputs"):

@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 from bisect import bisect_right
-from functools import cache
+from functools import cache, lru_cache
 from importlib.resources import files
 from typing import Any, NamedTuple
 
@@ -52,20 +52,29 @@ def look_up(call: CudnnConv, lines: Lines) -> Around | None:
 
     Source: measured: conv_plans/*.lines (benchmarks/conv_lines.py; cuDNN's heuristics asked for a simulated card).
     """
-    parts = find(lines.text, fingerprint(call))
-    if parts is None:
+    line = _line_of(fingerprint(call), lines.text, lines.batches)
+    if line is None:
         return None
-    batch, asked = call.x[0], [b for b in lines.batches if b <= int(parts[0])]
+    batch, (asked, starts, names) = call.x[0], line
     place = bisect_right(asked, batch)
     around = asked[max(place - AROUND, 0) : place + AROUND]
-    if batch in asked:
+    if place and asked[place - 1] == batch:
         around = next_to = [batch]
     else:
         next_to = asked[place - 1 : place + 1]
-    starts = [int(part.split(":")[0]) for part in parts[1:]]
-    forms = {b: parts[bisect_right(starts, b)].split(":")[1] for b in around}
+    forms = {b: names[bisect_right(starts, b)] for b in around}
     sizes = {form: _bytes(call, form, lines.forms) for form in dict.fromkeys(forms.values())}
     return Around([sizes[forms[b]] for b in next_to], [sizes[form] for form in forms.values()], batch <= asked[-1])
+
+
+@lru_cache(maxsize=1024)  # one search asks for a layer at hundreds of batch sizes
+def _line_of(key: str, text: bytes, batches: tuple[int, ...]) -> tuple[list[int], list[int], list[str]] | None:
+    """The line that starts with `key`: batch sizes asked, those at which a form begins, the forms."""
+    parts = find(text, key)
+    if parts is None:
+        return None
+    begins = [part.split(":") for part in parts[1:]]
+    return [b for b in batches if b <= int(parts[0])], [int(b) for b, _ in begins], ["", *(f for _, f in begins)]
 
 
 def _bytes(call: CudnnConv, part: str, forms: tuple[Form, ...]) -> int:
@@ -94,9 +103,16 @@ def find(text: bytes, key: str) -> list[str] | None:
 
 def fingerprint(call: CudnnConv) -> str:
     """A short name of a convolution without its batch; float16 has that of bfloat16, whose plans nearly always agree."""
-    dtype = "half" if TensorSpec(call.dtype, (), ()).itemsize == 2 else call.dtype
-    shapes = (call.x[1:], call.w, call.y[1:], call.stride, call.padding, call.dilation)
-    text = repr((call.kind, dtype, bool(call.nhwc), *(tuple(map(int, shape)) for shape in shapes), int(call.groups)))
+    return _named(
+        call.kind, call.dtype, call.nhwc, call.x[1:], call.w, call.y[1:], call.stride, call.padding, call.dilation, call.groups
+    )
+
+
+@lru_cache(maxsize=1024)
+def _named(kind: str, dtype: str, nhwc: bool, *rest: Any) -> str:
+    dtype = "half" if TensorSpec(dtype, (), ()).itemsize == 2 else dtype
+    *shapes, groups = rest
+    text = repr((kind, dtype, bool(nhwc), *(tuple(map(int, shape)) for shape in shapes), int(groups)))
     return hashlib.blake2b(text.encode(), digest_size=KEY // 2).hexdigest()
 
 

@@ -13,7 +13,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from functools import cache
+from functools import cache, lru_cache
 from importlib.resources import files
 from typing import Any, NamedTuple
 
@@ -124,6 +124,7 @@ def _is_of_the_asked(call: CudnnConv, target: Target, lines: conv_lines.Lines) -
     return cudnn_deviceless.BUNDLED.get(target.torch_release) == lines.cudnn and call.dtype != "float16"
 
 
+@lru_cache(maxsize=4096)  # layers repeat, and so do their steps
 def _by_tree(call: CudnnConv, capability: tuple[int, int]) -> Prediction:
     plans = load_plans(capability)
     tree = plans["trees"][_key(call)]
