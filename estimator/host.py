@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from estimator.errors import ConfigError
+from estimator.host_memory import HostLine, HostMemory
 from estimator.ledger import Category
-from estimator.result import HostLine, HostMemory
 from estimator.units import KIB, MIB
 
 if TYPE_CHECKING:

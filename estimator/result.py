@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr
 
 from estimator.device import DeviceProfile
-from estimator.units import MIB, round_up
+from estimator.host_memory import HostMemory
 
 if TYPE_CHECKING:
     import torch.fx
@@ -52,61 +52,6 @@ class Interval(BaseModel):
 
     low_bytes: int
     high_bytes: int
-
-
-class HostLine(BaseModel):
-    """One thing on the host, with the least and the most it may take."""
-
-    model_config = ConfigDict(frozen=True)
-
-    name: str
-    low_bytes: int
-    high_bytes: int
-    note: str = ""
-
-
-class HostMemory(BaseModel):
-    """Memory of the host at one batch size: what is there always, and at each of three moments."""
-
-    model_config = ConfigDict(frozen=True)
-
-    batch_size: int
-    process: tuple[HostLine, ...]
-    load: tuple[HostLine, ...] = ()
-    """While the job starts or is resumed."""
-    train: tuple[HostLine, ...] = ()
-    save: tuple[HostLine, ...] = ()
-    """While a checkpoint is written, which adds to `train`."""
-
-    @property
-    def low_bytes(self) -> int:
-        """The least it may take."""
-        return self._most("low")
-
-    @property
-    def high_bytes(self) -> int:
-        """The most it may take, of what is counted: what to ask a batch system for."""
-        return self._most("high")
-
-    @property
-    def request_mib(self) -> int:
-        """`high_bytes` in whole MiB, as `--mem` takes it.
-
-        Source: sbatch(1), --mem: without a suffix megabytes, which Slurm counts as 1024 x 1024 bytes.
-        """
-        return round_up(self.high_bytes, MIB) // MIB
-
-    def moments(self) -> tuple[tuple[str, HostLine], ...]:
-        """Every line with the moment it belongs to; "" for what is always there."""
-        parts = (("", self.process), ("loading", self.load), ("training", self.train), ("saving", self.save))
-        return tuple((moment, line) for moment, lines in parts for line in lines)
-
-    def _most(self, end: Literal["low", "high"]) -> int:
-        process, load, train, save = (
-            sum(line.low_bytes if end == "low" else line.high_bytes for line in lines)
-            for lines in (self.process, self.load, self.train, self.save)
-        )
-        return process + max(load, train + save)
 
 
 class PhaseLine(BaseModel):

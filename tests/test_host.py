@@ -20,8 +20,8 @@ from estimator.host import (
     batch_tensors,
     host_memory,
 )
+from estimator.host_memory import HostMemory
 from estimator.phases import Checkpoint
-from estimator.result import HostMemory
 
 pytestmark = pytest.mark.torch
 

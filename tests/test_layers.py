@@ -17,7 +17,7 @@ PACKAGE = Path(estimator.__file__).parent
 FLOORS = (
     ("errors",),
     ("units", "heap", "random_state"),
-    ("ledger", "device", "environment", "phases"),
+    ("ledger", "device", "environment", "phases", "host_memory"),
     ("job", "graph"),
     ("trace", "semantics", "scratch", "fit", "allocator"),
     ("result", "replays"),

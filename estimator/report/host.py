@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from estimator.host_memory import HostMemory
 from estimator.report.page import Page
-from estimator.result import HostMemory
 from estimator.units import format_bytes
 
 HOST_COLUMNS = [("", False), ("least", True), ("most", True), ("", False)]

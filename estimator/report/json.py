@@ -12,12 +12,12 @@ from pydantic import BaseModel, ConfigDict, ValidationError, computed_field
 
 from estimator.device import DeviceProfile
 from estimator.errors import ConfigError
+from estimator.host_memory import HostMemory
 from estimator.result import (
     SCHEMA_VERSION,
     BatchEstimate,
     Counts,
     Estimate,
-    HostMemory,
     Interval,
     ModuleBytes,
     TimelinePoint,

@@ -6,7 +6,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from estimator.device import DeviceProfile
-from estimator.result import Estimate, HostMemory
+from estimator.host_memory import HostMemory
+from estimator.result import Estimate
 from estimator.slurm.cluster import NodeGroup, Partition
 from estimator.slurm.gres import Gpus
 from estimator.slurm.types import UNTYPED, Match, identify

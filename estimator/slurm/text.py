@@ -6,9 +6,10 @@ from collections.abc import Sequence
 from typing import Any
 
 from estimator.host import Loading
+from estimator.host_memory import HostMemory
 from estimator.report.host import HOST_COLUMNS, host_rows
 from estimator.report.page import Page
-from estimator.result import SCHEMA_VERSION, HostMemory
+from estimator.result import SCHEMA_VERSION
 from estimator.slurm.inside import Allocation
 from estimator.slurm.offers import Offer, sbatch_lines, type_name
 from estimator.slurm.verdict import ScriptVerdict

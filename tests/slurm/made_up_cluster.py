@@ -8,7 +8,7 @@ from typing import Any
 
 from estimator.device import DeviceProfile
 from estimator.errors import UsageError
-from estimator.result import HostLine, HostMemory
+from estimator.host_memory import HostLine, HostMemory
 from estimator.units import GIB, MIB
 
 # Recorded from Slurm 22.05.8.
