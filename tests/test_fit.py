@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from estimator.errors import FitError
 from estimator.fit import compare, fit
 from estimator.fit.calls import Calls
-from estimator.fit.lines import Curve, curve_through, interpolate
+from estimator.fit.lines import Curve, curve_through, interpolate, interpolation
 from estimator.graph import Op, StepGraph, StorageEvent, TensorSpec
 from estimator.ledger import Category
 from estimator.scratch import Scratch
@@ -47,6 +47,34 @@ def test_arguments_follow_a_line_number_by_number() -> None:
 def test_arguments_that_differ_in_kind_do_not_fit() -> None:
     with pytest.raises(FitError, match="differ"):
         interpolate(("sum",), ("mean",), (4, 8), 10)
+
+
+@st.composite
+def arguments_at_two_sizes(draw: st.DrawFn, depth: int = 2) -> tuple[object, object]:
+    kind = draw(st.integers(0, 5 if depth else 3))
+    if kind == 0:
+        return draw(st.tuples(st.integers(-9, 99), st.integers(-9, 99)))
+    if kind == 1:
+        return draw(st.tuples(st.booleans(), st.integers(0, 2)))
+    if kind == 2:
+        return draw(st.tuples(st.floats(0, 9), st.floats(0, 9)))
+    if kind == 3:
+        same = draw(st.sampled_from(["mean", None, True, (), 3]))
+        return same, same
+    if kind == 4:
+        shapes = draw(st.lists(st.tuples(st.integers(1, 9), st.integers(1, 9)), max_size=3))
+        first, second = (tuple(pair[i] for pair in shapes) for i in (0, 1))
+        return TensorSpec("float32", first, first, 7), TensorSpec("float32", second, second, 7)
+    pairs = draw(st.lists(arguments_at_two_sizes(depth - 1), max_size=3))
+    return tuple(a for a, _ in pairs), tuple(b for _, b in pairs)
+
+
+@given(arguments_at_two_sizes(), st.integers(1, 99))
+def test_an_interpolation_says_what_interpolate_says(pair: tuple[object, object], n: int) -> None:
+    first, second = pair
+    found = interpolation(first, second, (4, 8))
+    assert (first if found is None else found(n)) == interpolate(first, second, (4, 8), n)
+
 
 
 def graph_of(n: int, *, extra: bool = False) -> StepGraph:

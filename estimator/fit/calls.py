@@ -6,7 +6,7 @@ import copy
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
-from estimator.fit.lines import interpolate
+from estimator.fit.lines import interpolate, interpolation
 from estimator.graph import Op, TensorSpec
 
 ScratchOf = Callable[[Op], Iterable[Any]]
@@ -50,6 +50,8 @@ class Calls:
         self._distinct = list(distinct.values())
         self._fixed = [call.first == call.second for call in self._distinct]
         """Of each distinct call, whether it is the same at every batch size."""
+        self._shapes = [interpolation(call.first, call.second, sizes) for call in self._distinct]
+        """Arguments and results of each distinct call at a batch size; None where they are the same at all."""
         self._always: dict[int, list[Any]] = {}
         """Hidden allocations of those that are, by number."""
         self._evaluated: dict[int, list[list[Any]]] = {}
@@ -77,7 +79,8 @@ class Calls:
         found = self._always.get(number)
         if found is None:
             call = self._distinct[number]
-            found = self._ask(call.op, interpolate(call.first, call.second, self._sizes, n))
+            shapes = self._shapes[number]
+            found = self._ask(call.op, call.first if shapes is None else shapes(n))
             if self._fixed[number]:
                 self._always[number] = found
         return found

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from fractions import Fraction
 from typing import Any, NamedTuple
 
@@ -66,3 +66,35 @@ def interpolate(first: Any, second: Any, sizes: tuple[int, int], n: int) -> Any:
         got=f"{first!r} and {second!r}",
         where=f"batch sizes {sizes[0]} and {sizes[1]}",
     )
+
+
+def interpolation(first: Any, second: Any, sizes: tuple[int, int]) -> Callable[[int], Any] | None:
+    """`interpolate` of two arguments as a function of the batch size; None where they are the same."""
+    if first == second and type(first) is type(second):
+        return None
+    if isinstance(first, TensorSpec) and isinstance(second, TensorSpec):
+        extents = interpolation((first.shape, first.stride), (second.shape, second.stride), sizes)
+        if first.dtype == second.dtype and extents is not None:
+            dtype, storage = first.dtype, first.storage
+
+            def spec(n: int) -> TensorSpec:
+                shape, stride = extents(n)
+                return TensorSpec(dtype, shape, stride, storage)
+
+            return spec
+    elif isinstance(first, tuple) and isinstance(second, tuple) and len(first) == len(second):
+        parts = [interpolation(a, b, sizes) for a, b in zip(first, second, strict=True)]
+        moving = [(index, part) for index, part in enumerate(parts) if part is not None]
+        if type(first) is tuple and moving:
+
+            def moved(n: int) -> tuple[Any, ...]:
+                out = list(first)
+                for index, part in moving:
+                    out[index] = part(n)
+                return tuple(out)
+
+            return moved
+    elif type(first) is int and type(second) is int:
+        start, steps, change, base = sizes[0], sizes[1] - sizes[0], second - first, first
+        return lambda n: base + change * (n - start) // steps
+    return lambda n: interpolate(first, second, sizes, n)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from functools import lru_cache
 
 from estimator.graph import TensorSpec
 from estimator.scratch.conv_call import CudnnConv
@@ -51,7 +52,8 @@ def product_extents(call: CudnnConv) -> tuple[int, int]:
     return result[0] * math.prod(result[2:]), result[1] // call.groups
 
 
-def base_bytes(call: CudnnConv) -> dict[str, int]:
+@lru_cache(maxsize=256)  # several forms of one call are asked for
+def base_bytes(call: CudnnConv) -> Mapping[str, int]:
     """Bytes of the copies that cuDNN's engines make, by name; only those that the call's shape allows.
 
     `transposed` copies every tensor that is not yet channels innermost and padded, `padded` copies all three,
