@@ -65,6 +65,7 @@ class MemoryModel:
         self._curve_of = [numbers.setdefault(curve, len(numbers)) for curve in self.curves]
         self._distinct_curves = list(numbers)
         self._outlines: dict[Any, Outline] = {}
+        self._bytes_of: dict[Category, tuple[Fraction, Fraction]] = {}
         batches = [g.facts.get("host_batch_bytes", ()) for g in graphs]
         self.host_batch = tuple(curve_through(self.calibration_sizes, sizes) for sizes in zip(*batches, strict=False))
         """Bytes of each tensor of a batch as the host makes it."""
@@ -117,13 +118,18 @@ class MemoryModel:
         Of activations, inputs and temporaries: what is live when the last backward pass begins (in inference: at the
         end of the forward); of all else: what is live when the last optimizer step begins.
         """
+        found = self._bytes_of.get(category)
+        if found is not None:
+            return found
         late = category not in (Category.ACTIVATION, Category.INPUT, Category.TEMPORARY)
         chosen = [
             self.curves[s]
             for s in self._live_at(("optimizer",) if late else ("backward",))
             if self.categories[s] is category
         ]
-        return sum((c.constant for c in chosen), Fraction(0)), sum((c.per_sample for c in chosen), Fraction(0))
+        found = sum((c.constant for c in chosen), Fraction(0)), sum((c.per_sample for c in chosen), Fraction(0))
+        self._bytes_of[category] = found
+        return found
 
     @property
     def per_sample_bytes(self) -> Fraction:
