@@ -4,7 +4,7 @@ Most of a trace's time goes to torch's cache of fake results (describing the arg
 and to decompositions of what is not in it. Here the plain case is told shortly: strided tensors, numbers, lists of them,
 and ops whose result a rule knows; any other goes torch's way.
 Source: torch/_subclasses/fake_tensor.py, `FakeTensorMode.dispatch`, `_cache_key`, `_prep_args_for_hash`,
-`_get_output_tensor_from_cache_entry`, `FakeTensor.__new__`, 2.11 and 2.13.
+`_get_output_tensor_from_cache_entry`, `FakeTensor.__new__`, 2.11, 2.13 and 2.15.
 """
 
 from __future__ import annotations
@@ -87,8 +87,8 @@ class Fakes(FakeTensorMode):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._hits: dict[tuple[Any, ...], _Hit] = {}
-        self._entry: tuple[Any, int, Any] | None = None
-        """Op, identity of the arguments (which must not be kept alive) and entry, where torch's cache had or took one."""
+        self._entry: tuple[int, Any] | None = None
+        """Identity of the arguments (which must not be kept alive) and entry, where torch's cache had or took one."""
         self._attributes: dict[torch.device, dict[str, Any]] = {}
         """What torch lets a new fake tensor carry, by device."""
 
@@ -224,20 +224,20 @@ class Fakes(FakeTensorMode):
         """Go torch's way, and keep what its cache keeps."""
         self._entry = None
         out = super().dispatch(func, types, args, kwargs)
-        if self._entry is not None and self._entry[0] is func and self._entry[1] == id(args):
-            hit = _hit_of(self._entry[2], func)
+        if self._entry is not None and self._entry[0] == id(args):
+            hit = _hit_of(self._entry[1], func)
             if hit is not None:
                 self._hits[key] = hit
         return out
 
-    def _make_cache_entry(self, state: Any, key: Any, func: Any, args: Any, kwargs: Any, output: Any) -> Any:
-        entry = super()._make_cache_entry(state, key, func, args, kwargs, output)
-        self._entry = func, id(args), entry
+    def _make_cache_entry(self, state: Any, key: Any, func: Any, args: Any, *others: Any) -> Any:
+        entry = super()._make_cache_entry(state, key, func, args, *others)
+        self._entry = id(args), entry
         return entry
 
-    def _output_from_cache_entry(self, state: Any, entry: Any, key: Any, func: Any, args: Any) -> Any:
-        self._entry = func, id(args), entry
-        return super()._output_from_cache_entry(state, entry, key, func, args)
+    def _output_from_cache_entry(self, state: Any, entry: Any, key: Any, *others: Any) -> Any:
+        self._entry = id(others[-1]), entry  # the last are the arguments; 2.15 leaves out the op before them
+        return super()._output_from_cache_entry(state, entry, key, *others)
 
 
 def _hit_of(entry: Any, func: Any) -> _Hit | None:
