@@ -1,11 +1,12 @@
 """Make the lines of usual convolutions of `estimator/scratch/conv_plans` from measured workspaces.
 
     python -m benchmarks.conv_sample --capability 8.0 --lines --out lines.jsonl.gz
-    python -m benchmarks.conv_lines lines.jsonl.gz --out estimator/scratch/conv_plans/8.0.lines
+    python -m benchmarks.conv_lines lines.jsonl.gz --out estimator/scratch/conv_plans/8.0.lines [--into OLD.lines]
 
 Of each layer, pass, kind of type and layout the workspaces over the batch sizes become runs: a run is one form
-(`estimator.scratch.conv_forms`) that explains them all, else bytes that grow with the batch. Prints how many runs there
-are, and how many workspaces no form explains.
+(`estimator.scratch.conv_forms`) that explains them all, else bytes that grow with the batch. With `--into` they
+join the lines of an older file, and stand in for its lines of the same layers. Prints how many runs there are, and how
+many workspaces no form explains. `benchmarks.conv_turns` makes the starts of runs exact.
 """
 
 from __future__ import annotations
@@ -18,11 +19,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from benchmarks.conv_asker import MULTIPROCESSORS
 from benchmarks.conv_forms import CLOSE, MOST_CONSTANT, SMALL, candidates
-from benchmarks.conv_sample import BATCHES, MULTIPROCESSORS, read_rows
+from benchmarks.conv_sample import BATCHES, read_rows
 from estimator.scratch.conv_call import CudnnConv
 from estimator.scratch.conv_forms import Form, base_bytes, form_bytes
-from estimator.scratch.conv_lines import fingerprint
+from estimator.scratch.conv_lines import KEY, fingerprint
 
 BASES = ("none", "transposed", "padded", "copied", "unpadded")
 LEAST = 3
@@ -42,6 +44,12 @@ def read(paths: Sequence[Path]) -> tuple[dict[str, Any], dict[str, list[Point]]]
     for _, call, size in rows:
         found[fingerprint(call)][call.x[0]] = Point(call.x[0], call, size)
     return head, {key: [points[b] for b in sorted(points)] for key, points in found.items()}
+
+
+def read_lines(path: Path) -> tuple[dict[str, Any], list[str]]:
+    """Head and lines of a file of lines."""
+    first, *text = path.read_text().splitlines(keepends=True)
+    return json.loads(first), text
 
 
 def preference(form: Form) -> tuple[bool, int, int, str]:
@@ -118,11 +126,13 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("rows", nargs="+", type=Path)
     parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--into", type=Path, metavar="OLD", help="a file whose lines are kept")
     options = parser.parse_args()
     head, lines = read(options.rows)
-    forms: dict[Form, int] = {}
+    old, text = read_lines(options.into) if options.into else ({"forms": [], "count": 0}, list[str]())
+    forms: dict[Form, int] = {(base, (what, rest)): n for n, (base, (what, rest)) in enumerate(old["forms"])}
+    text = [line for line in text if line[:KEY] not in lines]
     unexplained = run_count = 0
-    text = []
     for key, points in sorted(lines.items()):
         words = [str(points[-1].batch)]
         for batch, form in runs(points):
@@ -132,18 +142,21 @@ def main() -> int:
             words.append(f"{batch}:{name}")
         text.append(f"{key}{' '.join(words)}\n")
     capability, version = tuple(head["capability"]), head["cudnn"]
-    count = sum(map(len, lines.values()))
+    if options.into and (old["capability"] != list(capability) or old["cudnn"] != version):
+        parser.error(f"{options.into} is of another capability or cuDNN")
+    asked = sum(map(len, lines.values()))
+    count = asked + old["count"]
     first = {
         "what": "Workspaces of usual convolutions, one a line: fingerprint, largest batch size asked, and from which "
         "batch size on which form holds, or which bytes and bytes a sample (estimator/scratch/conv_lines.py).",
-        "source": f"measured: {count} convolutions (benchmarks/conv_sample.py --lines: layers of torchvision's and timm's "
-        f"models and of benchmarks/conv_networks.py), cuDNN {version // 10000}.{version // 100 % 100}.{version % 100} in its "
+        "source": f"measured: {count} convolutions (benchmarks/conv_sample.py --lines: the layers that "
+        f"benchmarks/conv_line_layers.py lists), cuDNN {version // 10000}.{version // 100 % 100}.{version % 100} in its "
         "deviceless mode, as the trees beside this file were.",
         "capability": capability, "cudnn": version, "multiprocessors": MULTIPROCESSORS[capability],
-        "batches": BATCHES, "forms": list(forms),
+        "batches": BATCHES, "count": count, "forms": list(forms),
     }  # fmt: skip
-    options.out.write_text(json.dumps(first, separators=(",", ":")) + "\n" + "".join(text))
-    print(f"{count} convolutions, {len(lines)} lines, {run_count} runs, {unexplained} explained by nothing")
+    options.out.write_text(json.dumps(first, separators=(",", ":")) + "\n" + "".join(sorted(text)))
+    print(f"{asked} convolutions, {len(lines)} lines, {run_count} runs, {unexplained} explained by nothing")
     return 0
 
 

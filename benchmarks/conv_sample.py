@@ -9,7 +9,8 @@ table wants the engines that are compiled when they are used, so libcuda.so.1 mu
 Half of the convolutions are layers of models, at random batch and image sizes, half are made up. With `--usual` they
 are no sample, but all of the usual ones: layers of torchvision's models at 224 pixels, and square images with channels
 by powers of two, at common batch sizes (`benchmarks.conv_exceptions` reads these). With `--lines` they are the layers
-of torchvision's and timm's models and of `conv_networks` at two dozen batch sizes each (`benchmarks.conv_lines`).
+that `conv_line_layers` lists, at two dozen batch sizes each (`benchmarks.conv_lines`); with `--missing` of these only
+what has no line yet.
 """
 
 from __future__ import annotations
@@ -25,13 +26,11 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from estimator.device import DeviceProfile, Target
-from estimator.scratch import cudnn_deviceless, cudnn_worker
+from benchmarks.conv_asker import Asker
+from estimator.scratch import conv_lines
 from estimator.scratch.conv_call import CudnnConv, Ints, Kind
 from estimator.scratch.conv_forms import tensor_bytes
 
-MULTIPROCESSORS = {(7, 5): 40, (8, 0): 108, (8, 6): 82, (8, 9): 128, (9, 0): 132, (10, 0): 148, (12, 0): 170}
-"""T4, A100, RTX 3090, RTX 4090, H100, B200, RTX 5090. Source: profiles/."""
 MOST_BYTES = 6 << 30
 KINDS: tuple[Kind, ...] = ("forward", "data", "weight")
 CHANNELS = (16, 32, 64, 128, 256, 512, 1024, 48, 96, 192, 384, 768, 24, 40, 80, 160, 320, 640, 72, 144, 112, 224, 448, 8,
@@ -140,21 +139,6 @@ def usual_calls() -> Iterator[tuple[int, CudnnConv]]:
                         yield number, call
 
 
-def line_calls(half: str) -> Iterator[tuple[int, CudnnConv]]:
-    """The layers of torchvision's and timm's models and of `conv_networks` at every one of `BATCHES`, in usual layouts."""
-    from benchmarks.conv_networks import grid, networks
-
-    layers = dict.fromkeys((*layers_of_models((224,)), *grid()))
-    for _, found in networks():
-        layers.update(found)
-    for number, layer in enumerate(layers):
-        for dtype, nhwc in (("float32", False), (half, False), (half, True)):
-            for batch, kind in itertools.product(BATCHES, KINDS):
-                call = layer.at(batch, kind, dtype, nhwc)
-                if goes_to_cudnn(call):
-                    yield number, call
-
-
 def goes_to_cudnn(call: CudnnConv) -> bool:
     """Whether PyTorch gives it to cuDNN (depthwise ones have kernels of PyTorch's own), and its tensors are not too large."""
     is_pytorchs = call.groups == call.x[1] > 1 and not call.nhwc and call.dtype != "float16"
@@ -191,12 +175,24 @@ def layers_of_models(sizes: Sequence[int] = (224, 160), others: bool = True) -> 
     for make in makers:
         for size in sizes:
             try:
+                model = _built(make).eval()
                 with torch.device("meta"), torch.no_grad():
-                    _record(make().eval(), torch.randn(1, 3, size, size), found)
+                    _record(model, torch.randn(1, 3, size, size), found)
             except Exception as error:  # a model of other inputs, or one that reads values: any error may come
                 print(f"left out: {type(error).__name__}: {error}"[:120], file=sys.stderr)
                 break
     return list(found)
+
+
+def _built(make: Callable[[], Any]) -> Any:
+    """The model without data; one that computes its sizes with tensors (RegNet) is built with data first."""
+    import torch
+
+    try:
+        with torch.device("meta"):
+            return make()
+    except RuntimeError:  # NotImplementedError, a kind of it, from `tolist`
+        return make().to("meta")
 
 
 def _record(model: Any, image: Any, found: dict[Layer, None]) -> None:
@@ -266,34 +262,30 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--usual", action="store_true", help="all of the usual ones in place of a sample")
     parser.add_argument("--lines", action="store_true", help="usual layers at every batch size in place of a sample")
+    parser.add_argument("--missing", action="store_true", help="of these only layers without a line")
+    parser.add_argument("--no-timm", action="store_true", help="of these without timm's models")
     parser.add_argument("--out", required=True)
     options = parser.parse_args()
     major, minor = map(int, options.capability.split("."))
-    device = DeviceProfile(name="card", kind="cuda", total_bytes=80 << 30, compute_capability=(major, minor),
-                           multiprocessor_count=MULTIPROCESSORS[major, minor])  # fmt: skip
-    library = cudnn_deviceless.find_cudnn()
-    if library is None:
-        parser.error("no cuDNN is installed: pip install batch-estimator[cudnn]")
-    cudnn = cudnn_worker.Cudnn(library, cudnn_deviceless.find_preloads())
-    if not (cudnn.has_matmul and cudnn.has_compiled):
-        parser.error("cuBLASLt, NVRTC and libcuda.so.1 are wanted: without them some engines do not take part")
-    card = cudnn_worker.make_card(cudnn, cudnn_deviceless.describe_card(Target(device=device, torch_version="2.11.0")))
+    asker = Asker((major, minor))
     halves = ("bfloat16", "float16") if (major, minor) >= (8, 0) else ("float16",)
     written = 0
     with gzip.open(options.out, "wt") as file:
-        file.write(json.dumps({"capability": [major, minor], "cudnn": cudnn.version}) + "\n")
+        file.write(json.dumps({"capability": [major, minor], "cudnn": asker.version}) + "\n")
         if options.lines:
-            sample = line_calls(halves[0])
+            from benchmarks.conv_line_layers import line_calls
+
+            known = conv_lines.load((major, minor)) if options.missing else None
+            sample = line_calls(halves[0], known, with_timm=not options.no_timm)
         elif options.usual:
             sample = usual_calls()
         else:
             sample = draw(random.Random(options.seed), layers_of_models(), halves)
         for number, call in sample:
-            question = {name: getattr(call, name) for name in cudnn_deviceless.ASKED}
-            found = cudnn_worker.answer(cudnn, card, question | {"deterministic": False, "first": True})
-            if "workspace" in found:
+            size = asker.workspace(call)
+            if size is not None:
                 row = [number, call.kind, call.dtype, call.nhwc, *(getattr(call, n) for n in Layer._fields)]
-                file.write(json.dumps([*row, found["workspace"]]) + "\n")
+                file.write(json.dumps([*row, size]) + "\n")
                 written += 1
             if written >= options.count and not (options.usual or options.lines):
                 break

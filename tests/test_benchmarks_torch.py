@@ -11,10 +11,13 @@ from hypothesis import strategies as st
 
 pytest.importorskip("torch")
 
+import torch
+
 import estimator
 from benchmarks import diff_history, history, predict
 from benchmarks.cases import CASES
 from benchmarks.children import in_child
+from benchmarks.conv_sample import _built
 from benchmarks.jobs import job_of
 from benchmarks.measure import largest_batch, torch_alone_first
 from estimator.ledger import Category, Event, Ledger
@@ -115,3 +118,14 @@ def test_a_child_that_dies_or_raises_is_an_error() -> None:
     assert in_child(lambda: {"a": 1}, 60.0) == {"a": 1}
     assert in_child(raises, 60.0)["error"] == "ValueError: no such thing"
     assert in_child(lambda: os._exit(7), 60.0) == {"error": "died with exit code 7"}
+
+
+def test_a_model_that_reads_tensors_as_it_is_built_is_not_left_out_of_the_layers() -> None:
+    """RegNet computes its widths with tensors, which a model without data cannot."""
+
+    def make() -> torch.nn.Module:
+        return torch.nn.Conv2d(3, torch.tensor([8.2]).round().int().tolist()[0], 1)
+
+    weight = next(_built(make).parameters())
+    assert weight.is_meta
+    assert tuple(weight.shape) == (8, 3, 1, 1)

@@ -9,7 +9,9 @@ import pytest
 
 from benchmarks.conv_lines import Point, runs
 from benchmarks.conv_networks import networks
+from benchmarks.conv_patch_networks import channels_last_networks, patch_networks
 from benchmarks.conv_sample import output
+from benchmarks.conv_turns import straightened, turned
 from estimator.device import DeviceProfile, Target
 from estimator.scratch import conv_forms, conv_lines, conv_workspace
 from estimator.scratch.conv_call import CudnnConv
@@ -145,7 +147,7 @@ def test_runs_are_what_explains_most_batch_sizes() -> None:
 
 def test_layers_of_the_networks_written_down_fit_together() -> None:
     kinds, count = set(), 0
-    for name, found in networks():
+    for name, found in (*networks(), *patch_networks(), *channels_last_networks()):
         kinds.add(name.split()[0])
         assert found, name
         for layer in found:
@@ -154,3 +156,39 @@ def test_layers_of_the_networks_written_down_fit_together() -> None:
             assert layer.w[:2] == (layer.y[0], layer.x[0] // layer.groups)
     assert len(kinds) >= 12
     assert count > 3000
+
+
+def test_a_turn_is_sought_between_the_sizes_asked_and_read_back_as_asked_on_either_side(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Copies up to 22 samples, nothing from 23 on: of 16 and 32, halving asks 24, 20, 22 and 23."""
+    questions: list[int] = []
+
+    def ask(batch: int) -> int:
+        questions.append(batch)
+        return copied(batch) if batch < 23 else 0
+
+    words = turned(["32", "1:1", "32:0"], lines((64, "32 1:1 32:0")), call, ask)
+    assert words == ["32", "1:1", "23:0"]
+    assert questions == [24, 20, 22, 23]
+    use(monkeypatch, " ".join(words))
+    for batch, size in ((22, copied(22)), (23, 0)):
+        found = conv_workspace.look_up(call(batch), target())
+        assert found.size_bytes == size
+        assert found.high_bytes - found.low_bytes <= 2 * conv_workspace.STEP
+    assert conv_workspace.look_up(call(28), target()).size_bytes == 0
+    assert turned(words, lines((64, " ".join(words))), call, ask) == words
+    assert questions == [24, 20, 22, 23]
+
+
+def test_a_turn_with_a_third_plan_between_stays_where_it_was() -> None:
+    words = ["32", "1:1", "32:0"]
+    assert turned(words, lines((64, "32 1:1 32:0")), call, lambda batch: 123_456_789) == words
+
+
+def test_unexplained_workspaces_on_one_straight_line_become_that_line() -> None:
+    """1,000 bytes and 70 a sample at 8, 16 and 32; half way, 12 and 24, on it too. At 4 there is another plan."""
+    parts = ["32", "1:1", "4:9+0", "8:1560+0", "16:2120+0", "32:3240+0"]
+    one = lines((64, " ".join(parts)))
+    assert straightened(parts, one, lambda batch: 1000 + 70 * batch) == ["32", "1:1", "4:9+0", "8:1000+70"]
+    assert straightened(parts, one, lambda batch: 123_456) == parts

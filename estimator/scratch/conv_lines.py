@@ -3,7 +3,9 @@
 A tree (`conv_workspace`) tells a plan from a shape; of layers that many networks have, the plans were asked for one by
 one. A file `conv_plans/*.lines` holds for one compute capability a line a layer, pass, kind of type and layout: from which
 batch size on which form holds (`conv_forms.form_bytes`). At a batch size that was asked, the line is the answer; in
-between, the plan is nearly always one of those around.
+between, the plan is nearly always one of those around. Where the plans of two batch sizes asked differ, the batch size
+at which one takes over from the other was sought by halving: a start that is none of the file's batch sizes was asked,
+and so was the size below it.
 """
 
 from __future__ import annotations
@@ -11,6 +13,7 @@ from __future__ import annotations
 import hashlib
 import json
 from bisect import bisect_right
+from collections.abc import Sequence
 from functools import cache, lru_cache
 from importlib.resources import files
 from typing import Any, NamedTuple
@@ -38,8 +41,8 @@ class Lines(NamedTuple):
 class Around(NamedTuple):
     """Workspaces of a convolution in bytes, by the forms that hold at the batch sizes asked around its own.
 
-    `next_to`: at the batch size itself, else at the next smaller and the next larger one asked; `all`: at up to three on
-    either side. `is_within`: false beyond the largest batch size asked, where only smaller ones are known.
+    `next_to`: at the batch size itself, else at the next smaller and the next larger one asked; `all`: at up to three of
+    the file's batch sizes on either side, and at what was asked between them. `is_within`: false beyond the largest batch size asked, where only smaller ones are known.
     """
 
     next_to: list[int]
@@ -57,13 +60,16 @@ def look_up(call: CudnnConv, lines: Lines) -> Around | None:
         return None
     batch, (asked, starts, names) = call.x[0], line
     place = bisect_right(asked, batch)
-    around = asked[max(place - AROUND, 0) : place + AROUND]
     if place and asked[place - 1] == batch:
         around = next_to = [batch]
     else:
         next_to = asked[place - 1 : place + 1]
+        ends = [b for b in lines.batches if b <= asked[-1]]
+        place = bisect_right(ends, batch)
+        ends = ends[max(place - AROUND, 0) : place + AROUND]
+        around = [b for b in asked if ends[0] <= b <= ends[-1]]
     forms = {b: names[bisect_right(starts, b)] for b in around}
-    sizes = {form: _bytes(call, form, lines.forms) for form in dict.fromkeys(forms.values())}
+    sizes = {form: run_bytes(call, form, lines.forms) for form in dict.fromkeys(forms.values())}
     return Around([sizes[forms[b]] for b in next_to], [sizes[form] for form in forms.values()], batch <= asked[-1])
 
 
@@ -74,10 +80,16 @@ def _line_of(key: str, text: bytes, batches: tuple[int, ...]) -> tuple[list[int]
     if parts is None:
         return None
     begins = [part.split(":") for part in parts[1:]]
-    return [b for b in batches if b <= int(parts[0])], [int(b) for b, _ in begins], ["", *(f for _, f in begins)]
+    return batches_asked(parts, batches), [int(b) for b, _ in begins], ["", *(f for _, f in begins)]
 
 
-def _bytes(call: CudnnConv, part: str, forms: tuple[Form, ...]) -> int:
+def batches_asked(parts: Sequence[str], batches: Sequence[int]) -> list[int]:
+    """Batch sizes that were asked for a line: the file's up to the line's largest, and those on either side of a turn."""
+    starts = {int(part.split(":")[0]) for part in parts[1:]}.difference(batches)
+    return sorted({b for b in batches if b <= int(parts[0])} | starts | {start - 1 for start in starts})
+
+
+def run_bytes(call: CudnnConv, part: str, forms: tuple[Form, ...]) -> int:
     """Bytes of one part of a line: a form's number, or `fixed+each`, bytes besides bytes for each sample."""
     if "+" in part:
         fixed, each = part.split("+")
@@ -120,9 +132,12 @@ def _named(kind: str, dtype: str, nhwc: bool, *rest: Any) -> str:
 def load(capability: tuple[int, int]) -> Lines | None:
     """Read the lines of a compute capability, None where it has none."""
     file = files("estimator.scratch").joinpath("conv_plans").joinpath(f"{capability[0]}.{capability[1]}.lines")
-    if not file.is_file():
-        return None
-    first, _, text = file.read_bytes().partition(b"\n")
+    return read(file.read_bytes()) if file.is_file() else None
+
+
+def read(content: bytes) -> Lines:
+    """Read the content of a file of lines."""
+    first, _, text = content.partition(b"\n")
     head: dict[str, Any] = json.loads(first)
     forms = tuple((base, (what, count)) for base, (what, count) in head["forms"])
     version = (head["cudnn"] // 10000, head["cudnn"] // 100 % 100)
