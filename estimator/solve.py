@@ -33,13 +33,15 @@ def largest_batch(
     limit_bytes: int,
     start: int,
     may_fit: Callable[[int], bool] | None = None,
+    former: int = 0,
 ) -> Solution:
     """Find the largest batch size that fits and whose successor does not.
 
     `need_bytes` is about linear in the batch size (the reserved peak without a limit) and steers the search;
     `fits` decides. A size that fits above one that fails is no answer: it hangs on luck in the order of blocks, and who
     then takes a few samples less runs out. So the `NEIGHBOURS_BELOW` sizes below the answer fit too. `may_fit` is a
-    part of `fits` that says no sooner: the search goes by it as far as it leads.
+    part of `fits` that says no sooner: the search goes by it as far as it leads. `former` is the answer of a model that
+    was nearly this one: where it still holds, nothing is sought.
     """
     tried: dict[int, bool] = {}
 
@@ -48,10 +50,13 @@ def largest_batch(
             tried[n] = fits(n)
         return tried[n]
 
-    guess, step = guessed(need_bytes, limit_bytes, start)
-    if may_fit is not None:
-        guess, step = last_that_fits(may_fit, guess, step)[0], 1
-    low, high = last_that_fits(check, guess, step)
+    if former and not check(former + 1) and _with_neighbours_below(check, former) == former:
+        low, high = former, former + 1
+    else:
+        guess, step = guessed(need_bytes, limit_bytes, start)
+        if may_fit is not None:
+            guess, step = last_that_fits(may_fit, guess, step)[0], 1
+        low, high = last_that_fits(check, guess, step)
     if high > MOST:
         return Solution(low, tried, unlimited=True)
     beyond = tuple(n for n in range(high + 1, high + 1 + NEIGHBOURS) if check(n))

@@ -34,6 +34,8 @@ class Stages:
         self.job, self.target, self.clock, self.say = job, target, clock, say
         self.traces, self.conf, self.cross_check = traces, conf, cross_check
         self._solved: dict[str, Solution] = {}
+        self._former: dict[str, Solution] = {}
+        """Of the model before the last refit."""
         self.real_run = False
         self.warnings: list[Warning] = [Warning(code="job", message=note) for note in job.notes]
         if "kind" in target.device.sources:
@@ -88,6 +90,7 @@ class Stages:
         from estimator.devices.context import context_interval
         from estimator.devices.nccl import nccl_interval
 
+        self._former |= self._solved
         self._solved.clear()
         loading = self.job.environment.get("CUDA_MODULE_LOADING", "LAZY")
         context = context_interval(self.target.device, module_loading=loading)  # type: ignore[arg-type]
@@ -99,6 +102,7 @@ class Stages:
         """The largest batch at the low, likely or high end; solved once for each evaluator."""
         found = self._solved.get(which)
         if found is None:
+            former = self._former.get(which)
             with self.clock.stage("solve"):
                 found = self._solved[which] = largest_batch(
                     lambda n: evaluator.fits(n, which),
@@ -106,6 +110,7 @@ class Stages:
                     evaluator.limit_bytes(which),
                     evaluator.model.calibration_sizes[0],
                     lambda n: evaluator.may_fit(n, which),
+                    0 if former is None or former.unlimited else former.largest,
                 )
         return found
 

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from estimator.solve import MOST, NEIGHBOURS_BELOW, largest_batch
+from estimator.solve import MOST, NEIGHBOURS, NEIGHBOURS_BELOW, largest_batch
 
 pytestmark = pytest.mark.pure
 
@@ -67,3 +67,20 @@ def test_few_sizes_are_looked_at_where_every_fifth_fails() -> None:
 
     assert largest_batch(fits, lambda n: n << 21, 1000 << 21, 1).largest == 100
     assert len(set(looks)) < 300
+
+
+def test_a_former_answer_that_still_holds_is_the_answer() -> None:
+    tried: list[int] = []
+
+    def fits(n: int) -> bool:
+        tried.append(n)
+        return n <= 700
+
+    found = largest_batch(fits, lambda n: n, 1000, 4, former=700)
+    assert (found.largest, found.beyond) == (700, ())
+    assert len(tried) == 2 + NEIGHBOURS + NEIGHBOURS_BELOW
+
+
+@pytest.mark.parametrize("former", [699, 701, 5000])
+def test_a_former_answer_that_does_not_hold_is_sought_anew(former: int) -> None:
+    assert largest_batch(lambda n: n <= 700, lambda n: n, 700, 4, former=former).largest == 700
