@@ -13,6 +13,8 @@ SEGMENT_BYTES = 2 << 20
 """What large segments are rounded to. Source: c10/core/AllocatorConfig.h, `kRoundLarge` (torch 2.11)."""
 _FURTHER = 64
 _ROUNDS = 2
+PATIENCE = 8
+"""Failures of the sizes below an answer after which further ones are looked at in growing steps."""
 NEIGHBOURS = 2
 """Batch sizes beyond the first failing one that are looked at, as fragmentation is not monotone in the batch."""
 
@@ -93,12 +95,23 @@ def _with_neighbours_below(check: Callable[[int], bool], low: int) -> int:
     """The first size from `low` downwards that fits together with its neighbours below; 0 where none does.
 
     The farthest neighbour is looked at first: where it fails, every size up to `low` has it among its neighbours.
+    After `PATIENCE` failures the steps grow, and what was stepped over is halved: of sizes that fit together the first
+    may then be passed by, never one that fails be taken.
     """
-    while low > 0:
-        failing = next((n for n in range(max(1, low - NEIGHBOURS_BELOW), low + 1) if not check(n)), None)
-        if failing is None:
-            break
-        low = failing - 1
+
+    def failing_below(n: int) -> int | None:
+        return next((m for m in range(max(1, n - NEIGHBOURS_BELOW), n + 1) if not check(m)), None)
+
+    failures = stride = 0
+    above = low + 1
+    while low > 0 and (failing := failing_below(low)) is not None:
+        failures += 1
+        stride = max(1, 2 * stride) if failures > PATIENCE else 0
+        above, low = failing, max(0, failing - 1 - stride)
+    while stride and above - low > 1:
+        middle = (low + above) // 2
+        failing = failing_below(middle)
+        low, above = (middle, above) if failing is None else (low, failing)
     return low
 
 

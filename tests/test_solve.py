@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from estimator.solve import MOST, NEIGHBOURS, NEIGHBOURS_BELOW, largest_batch
+from estimator.solve import MOST, NEIGHBOURS, NEIGHBOURS_BELOW, PATIENCE, largest_batch
 
 pytestmark = pytest.mark.pure
 
@@ -84,3 +84,19 @@ def test_a_former_answer_that_still_holds_is_the_answer() -> None:
 @pytest.mark.parametrize("former", [699, 701, 5000])
 def test_a_former_answer_that_does_not_hold_is_sought_anew(former: int) -> None:
     assert largest_batch(lambda n: n <= 700, lambda n: n, 700, 4, former=former).largest == 700
+
+
+@given(st.integers(NEIGHBOURS_BELOW + 1, 5000), st.integers(0, 40_000), st.integers(2, NEIGHBOURS_BELOW + 1))
+def test_a_wide_stretch_where_only_some_sizes_fit_is_crossed_in_growing_steps(solid: int, width: int, every: int) -> None:
+    """All sizes up to `solid` fit, above it all but every so many; the answer is the last of the former, soon found."""
+    tried: set[int] = set()
+
+    def fits(n: int) -> bool:
+        tried.add(n)
+        return n <= solid or (n <= solid + width and n % every != 0)
+
+    found = largest_batch(fits, lambda n: n, solid + width, 4)
+    assert all(fits(n) for n in range(found.largest - NEIGHBOURS_BELOW, found.largest + 1))
+    assert not fits(found.largest + 1)
+    assert solid <= found.largest < solid + every
+    assert len(tried) < 40 * PATIENCE
