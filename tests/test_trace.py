@@ -212,6 +212,32 @@ def test_a_trace_that_never_ends_is_stopped() -> None:
         run_isolated([lambda: time.sleep(60)], 0.5)
 
 
+ORPHAN = """
+import os, signal, time
+from estimator.trace.isolate import Child
+child = Child(lambda: (time.sleep(1), bytes(1 << 20)))
+print(child._process.pid, flush=True)
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+@pytest.mark.skipif(not can_isolate(), reason="this system cannot fork")
+def test_a_trace_whose_parent_is_killed_does_not_stay() -> None:
+    import subprocess
+    import sys
+    import time
+    from pathlib import Path
+
+    with subprocess.Popen([sys.executable, "-c", ORPHAN], stdout=subprocess.PIPE, text=True) as parent:
+        assert parent.stdout is not None
+        status = Path(f"/proc/{int(parent.stdout.readline())}/stat")
+    for _ in range(100):
+        if not status.exists() or status.read_text().split()[2] == "Z":
+            return
+        time.sleep(0.1)
+    pytest.fail("it still waits for somebody to read its result")
+
+
 def test_the_graph_is_drawn_with_fx() -> None:
     graph = trace(job(), CPU, 4, steps=1).fx()
     graph.lint()

@@ -52,7 +52,7 @@ class Child(Generic[T]):
         self._task = task
         self._pipe, theirs = context.Pipe(duplex=False)
         self._stack = tempfile.TemporaryFile()  # noqa: SIM115  the child writes where it died; closed in `end`
-        self._process = context.Process(target=_child, args=(theirs, task, nice, self._stack), daemon=False)
+        self._process = context.Process(target=_child, args=(self._pipe, theirs, task, nice, self._stack), daemon=False)
         self._process.start()
         theirs.close()
 
@@ -155,7 +155,8 @@ def _hint(code: int | None) -> str:
     return _DIED_HINT if code is not None and code < 0 else _EXIT_HINT
 
 
-def _child(pipe: Any, task: Callable[[], Any], nice: int, stack: IO[bytes]) -> None:
+def _child(parents: Any, pipe: Any, task: Callable[[], Any], nice: int, stack: IO[bytes]) -> None:
+    parents.close()  # held open here, it would let a result wait for ever to be read once the parent has been killed
     faulthandler.enable(stack, all_threads=False)
     faulthandler.register(_TELL, stack, all_threads=False)
     try:
