@@ -114,7 +114,7 @@ def _log_softmax_backward(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tupl
     return _new(grad, dtype) if alike and -grad.dim() <= dim < grad.dim() else None
 
 
-_NONE, _MEAN, _SUM = 0, 1, 2  # at::Reduction
+_NONE, _MEAN, _SUM = 0, 1, 2  # Source: aten/src/ATen/core/Reduction.h, at::Reduction
 
 
 def _nll_loss(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Made, ...] | None:
