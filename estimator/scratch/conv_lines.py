@@ -42,7 +42,8 @@ class Around(NamedTuple):
     """Workspaces of a convolution in bytes, by the forms that hold at the batch sizes asked around its own.
 
     `next_to`: at the batch size itself, else at the next smaller and the next larger one asked; `all`: at up to three of
-    the file's batch sizes on either side, and at what was asked between them. `is_within`: false beyond the largest batch size asked, where only smaller ones are known.
+    the file's batch sizes on either side, and at what was asked between them. `is_within`: false beyond the largest batch
+    size asked, where only smaller ones are known.
     """
 
     next_to: list[int]
