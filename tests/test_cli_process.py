@@ -26,8 +26,27 @@ def shell(*arguments: str, **more: Any) -> subprocess.CompletedProcess[str]:
     )
 
 
-def test_help_is_quick_and_imports_no_torch() -> None:
-    """Help answers at once. Processor seconds, the best of three: a busy machine must not fail the test."""
+def _least_seconds(
+    code: str, environment: dict[str, str], times: int = 5
+) -> tuple[float, subprocess.CompletedProcess[str]]:
+    """Processor seconds (user and system) of a process that runs `code`, the best of some; and the last process."""
+    spent = []
+    for _ in range(times):
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
+        done = subprocess.run(
+            [sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=True, env=environment
+        )
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        spent.append(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
+    return min(spent), done
+
+
+def test_help_is_quick_and_imports_no_torch(tmp_path: Path) -> None:
+    """Help answers at once: under 0.3 processor seconds, or, on a machine so slow or so busy that the command line's
+    library alone takes a third of that, under three times what the library takes there."""
+    # An installed program has its bytecode compiled: the first of the runs compiles it here, wherever it may be written.
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
+    environment["PYTHONPYCACHEPREFIX"] = str(tmp_path)
     code = (
         "import sys; sys.argv = ['batch-estimator', '--help']\n"
         "from estimator.cli import main\n"
@@ -35,15 +54,11 @@ def test_help_is_quick_and_imports_no_torch() -> None:
         "except SystemExit: pass\n"
         "print([m for m in ('torch', 'pydantic', 'rich', 'numpy') if m in sys.modules], file=sys.stderr)"
     )
-    spent = []
-    for _ in range(3):
-        before = resource.getrusage(resource.RUSAGE_CHILDREN)
-        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=True)
-        after = resource.getrusage(resource.RUSAGE_CHILDREN)
-        spent.append(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
+    spent, done = _least_seconds(code, environment)
+    library, _ = _least_seconds("import typer.main", environment)
     assert "predict" in done.stdout
     assert done.stderr == "[]\n"
-    assert min(spent) < 0.3
+    assert spent < max(0.3, 3 * library)
 
 
 def test_module_runs_as_the_command() -> None:

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import platform
-from importlib import metadata
-
 from estimator import __version__
 from estimator.commands import options as o
 from estimator.commands.run import FITS, guarded, write_json
@@ -15,6 +12,9 @@ _LIBRARIES = ("torch", "torchvision", "timm", "transformers", "peft", "fvcore", 
 @guarded
 def version(as_json: o.AsJson = False) -> int:
     """Print this version and those the numbers depend on."""
+    import platform
+    from importlib import metadata
+
     versions = {"batch-estimator": __version__, "python": platform.python_version()}
     for library in _LIBRARIES:
         # Read from what pip recorded: importing torch would take seconds.
