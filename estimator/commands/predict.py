@@ -89,9 +89,13 @@ def predict(
     limits: dict[str, Any] = {} if time_limit is None else {"time_limit_seconds": time_limit}
     with answer_alone_on_stdout(), Progress(quiet=quiet) as progress:
         progress("looking up the device")
-        from estimator.devices import resolve_device
+        from estimator.devices import is_this_machine, resolve_device
 
-        profile = resolve_device(device, memory, profiles)
+        # This machine after the job: what the job imports is part of what an interpreter takes of its memory.
+        profile = None if is_this_machine(device) else resolve_device(device, memory, profiles)
+        progress("loading the job")
+        loaded, wanted = read_job(job, job_options.pop("config") or (), **job_options, batch_size=batch_size)
+        profile = profile or resolve_device(device, memory, profiles)
         if timeline is not None and profile.kind != "cuda":
             raise UsageError(
                 "a snapshot shows the CUDA caching allocator, which a CPU does not have",
@@ -99,8 +103,6 @@ def predict(
                 where=f"--device {profile.name}",
                 hint="name a card with --device",
             )
-        progress("loading the job")
-        loaded, wanted = read_job(job, job_options.pop("config") or (), **job_options, batch_size=batch_size)
         from estimator.pipeline import estimate
 
         answer = estimate(

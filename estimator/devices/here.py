@@ -79,8 +79,8 @@ def cpu_here() -> DeviceProfile:
         sources={
             "total_bytes": "smallest of the limits that hold for this process",
             "free_bytes": f"free now within {ram.limited_by}",
-            "context_bytes": "measured: resident memory of a fresh interpreter with torch that has trained a few weights; what the job "
-            "itself imports comes on top (`batch-estimator calibrate JOB` measures it)",
+            "context_bytes": "measured: resident memory of a fresh interpreter with torch and the libraries imported so far, that has "
+            "trained a few weights; what the job imports later comes on top (`batch-estimator calibrate JOB` measures it)",
         },
     )
 

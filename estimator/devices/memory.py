@@ -17,18 +17,26 @@ from pathlib import Path
 from typing import NamedTuple
 
 from estimator.devices.cgroup import Limit, cgroup_limits
+from estimator.devices.imports import installed_modules
 from estimator.errors import DeviceError
 from estimator.units import KIB, MIB
 
 BASELINE_SECONDS = 120
 _CHILD = """
+import contextlib, importlib, sys
 import torch
-net = torch.nn.Sequential(torch.nn.Conv2d(1, 2, 3), torch.nn.ReLU(), torch.nn.Flatten(), torch.nn.Linear(2 * 6 * 6, 2))
-optimizer = torch.optim.AdamW(net.parameters())
-for _ in range(2):
-    optimizer.zero_grad()
-    torch.nn.functional.cross_entropy(net(torch.randn(2, 1, 8, 8)), torch.zeros(2, dtype=torch.int64)).backward()
-    optimizer.step()
+from torch import nn
+def train(net, batch):
+    optimizer = torch.optim.AdamW(net.parameters())
+    for _ in range(2):
+        optimizer.zero_grad()
+        nn.functional.cross_entropy(net(batch), torch.zeros(len(batch), dtype=torch.int64)).backward()
+        optimizer.step()
+train(nn.Sequential(nn.Conv2d(1, 2, 3), nn.ReLU(), nn.Flatten(), nn.Linear(2 * 6 * 6, 2)), torch.randn(2, 1, 8, 8))
+train(nn.Sequential(nn.Linear(1024, 1024), nn.LayerNorm(1024), nn.GELU(), nn.Linear(1024, 2)), torch.randn(1024, 1024))
+for name in sys.stdin.read().split():
+    with contextlib.suppress(Exception):
+        importlib.import_module(name)
 print(open("/proc/self/status").read())
 """
 
@@ -42,7 +50,7 @@ class Ram(NamedTuple):
 
 
 class Baseline(NamedTuple):
-    """A fresh interpreter with torch that has trained a few weights, in bytes."""
+    """A fresh interpreter with torch and what else this process imported, that has trained a few weights, in bytes."""
 
     rss_bytes: int
     unused_address_bytes: int
@@ -62,7 +70,8 @@ def ram_here(
     The machine (`/proc/meminfo`), the control groups at every level, RLIMIT_AS, RLIMIT_DATA and RLIMIT_RSS, and Slurm's
     `SLURM_MEM_*`. The smallest total and the smallest free count; `limited_by` names the bound with the least free.
 
-    Resource limits and Slurm's say nothing of what is in use, so all of them counts as free. RLIMIT_AS bounds
+    What this process itself holds counts as free: it ends before the job begins, or it is the job, which the baseline
+    counts. Resource limits and Slurm's say nothing of what is in use, so all of them counts as free. RLIMIT_AS bounds
     address space and RLIMIT_DATA private writable memory, of which torch takes more than it fills: that is taken off.
 
     Args:
@@ -77,6 +86,8 @@ def ram_here(
     limits = [_machine(root), *cgroup_limits(root)]
     limits += _resource_limits(own_rlimits() if rlimits is None else rlimits, baseline)
     limits += slurm_limits(environ)
+    own = _own_anonymous_bytes(root)
+    limits = [limit._replace(free_bytes=min(limit.total_bytes, limit.free_bytes + own)) for limit in limits]
     tightest = min(limits, key=lambda limit: (limit.free_bytes, limit.total_bytes))
     total = min(limit.total_bytes for limit in limits)
     return Ram(total, min(total, tightest.free_bytes), tightest.name)
@@ -85,16 +96,18 @@ def ram_here(
 def baseline_rss_bytes() -> int:
     """Measure the resident bytes of an interpreter with torch that has trained a few weights and does nothing else.
 
-    Trained, because an optimizer imports more of torch and kernels are read from disk when they are used (measured:
-    231 MiB after the import and 327 MiB after two steps, 2.13.0+cpu). What the job itself imports comes on top.
+    Trained, because an optimizer imports more of torch, kernels are read from disk when they are used, and matrix
+    products keep buffers (measured with 2.13.0+cpu and 2 threads: 220 MiB after the import, 313 MiB after two steps of
+    a small convolution, 7 MiB more after products of 1024 x 1024 and again 7 MiB after those of 4096). It imports the installed modules that this
+    process has imported (`imports.installed_modules`), those of the job among them where it was loaded before.
 
     Measured in a fresh child and not in this process, which holds more than a job would (or less, before torch is
-    imported). Takes as long as importing torch; measured once a torch version in a process.
+    imported). Takes as long as importing all that; measured anew only after other modules were imported.
 
     Raises:
         DeviceError: the child failed or took longer than 120 s, or there is no /proc to ask.
     """
-    return _baseline(_torch_version()).rss_bytes
+    return _baseline(_torch_version(), installed_modules()).rss_bytes
 
 
 def slurm_limits(environ: Mapping[str, str]) -> list[Limit]:
@@ -136,10 +149,23 @@ def _resource_limits(rlimits: Mapping[str, int], baseline: Baseline | None) -> l
     for name, size in rlimits.items():
         room = size
         if name in unused:
-            baseline = baseline or _baseline(_torch_version())
+            baseline = baseline or _baseline(_torch_version(), installed_modules())
             room = max(1, size - getattr(baseline, unused[name]))
         limits.append(Limit(room, room, name))
     return limits
+
+
+def _own_anonymous_bytes(root: Path) -> int:
+    """What is given back when this process ends; pages of files are the system's cache. 0 where /proc does not tell.
+
+    Source: proc_pid_status(5): RssAnon in kB, which are 1024 bytes (Linux 4.5).
+    """
+    try:
+        lines = (root / "proc/self/status").read_text(encoding="ascii", errors="replace").splitlines()
+    except OSError:
+        return 0
+    fields = dict(line.partition(":")[::2] for line in lines)
+    return int(fields["RssAnon"].split()[0]) * KIB if "RssAnon" in fields else 0
 
 
 def _machine(root: Path) -> Limit:
@@ -181,12 +207,14 @@ def _torch_version() -> str:
 
 
 @lru_cache(maxsize=4)
-def _baseline(torch_version: str) -> Baseline:
-    """Keyed by version only so that a change of torch within one process is seen."""
+def _baseline(torch_version: str, modules: tuple[str, ...]) -> Baseline:
+    """Keyed by version too, so that a change of torch within one process is seen."""
     try:
         child = subprocess.run(
-            [sys.executable, "-c", _CHILD], capture_output=True, text=True, timeout=BASELINE_SECONDS, check=False
-        )
+            [sys.executable, "-c", _CHILD], input="\n".join(modules),
+            capture_output=True, text=True, timeout=BASELINE_SECONDS, check=False,
+            env={**os.environ, "MALLOC_MMAP_THRESHOLD_": "131072"},  # mallopt(3): freed tensors go back to the system
+        )  # fmt: skip
     except subprocess.TimeoutExpired:
         what = "importing torch took too long for its memory to be measured"
         raise DeviceError(what, allowed=f"{BASELINE_SECONDS} s") from None

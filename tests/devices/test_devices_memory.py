@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from importlib.machinery import ModuleSpec
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
 from estimator.devices import memory
 from estimator.devices.cgroup import Limit, cgroup_limits
+from estimator.devices.imports import installed_modules
 from estimator.devices.memory import Baseline, baseline_rss_bytes, own_rlimits, ram_here, slurm_limits
 from estimator.errors import DeviceError
 
@@ -249,6 +252,41 @@ def child(monkeypatch: pytest.MonkeyPatch) -> list[Child]:
     monkeypatch.setattr(memory.subprocess, "run", run)
     yield answers  # type: ignore[misc]
     memory._baseline.cache_clear()
+
+
+def test_what_this_process_holds_is_free_for_the_job(tmp_path: Path) -> None:
+    """It ends before the job begins, or is the job itself, whose interpreter the baseline counts."""
+    root = machine(tmp_path, total=8 * GIB, available=3 * GIB)
+    v2_process(root, "/job")
+    v2_group(root, "/job", limit=4 * GIB, usage=2 * GIB)
+    assert ram(root).free_bytes == 2 * GIB
+    put(root, "proc/self/status", f"VmRSS: 999999 kB\nRssAnon: {GIB >> 11} kB\nRssFile: 9 kB\n")
+    assert ram(root).free_bytes == 2 * GIB + GIB // 2
+    put(root, "proc/self/status", f"RssAnon: {GIB >> 5} kB\n")
+    assert ram(root).free_bytes == 4 * GIB, "never more than the limit"
+
+
+def test_modules_of_installed_distributions() -> None:
+    def module(name: str, origin: str | None) -> ModuleType:
+        made = ModuleType(name)
+        made.__spec__ = ModuleSpec(name, None, origin=origin)
+        return made
+
+    installed = "/env/lib/python3/site-packages"
+    origins = {
+        "json": "/usr/lib/python3/json/__init__.py",
+        "torch.nn": f"{installed}/torch/nn/__init__.py",
+        "typer": f"{installed}/typer/__init__.py",
+        "estimator.fit": f"{installed}/estimator/fit/__init__.py",
+        "estimator.job": "/home/me/tree/estimator/job.py",
+        "transformers": f"{installed}/transformers/__init__.py",
+        "train": "/home/me/train.py",
+        "apt": "/usr/lib/python3/dist-packages/apt/__init__.py",
+        "namespace": None,
+    }
+    modules = {name: module(name, origin) for name, origin in origins.items()}
+    modules["odd"] = 3  # type: ignore[assignment]  # what some put there
+    assert installed_modules(modules) == ("estimator.job", "transformers", "apt")
 
 
 def test_the_baseline_is_measured_once_in_a_child(child: list[Child], tmp_path: Path) -> None:
