@@ -16,7 +16,7 @@ import pytest
 from test_plan_run import ROOT, TEXT, plan_of
 
 from estimator.errors import UsageError
-from estimator.plan import clusters
+from estimator.plan import clusters, slurm_jobs
 from estimator.plan.cells import groups_of
 from estimator.plan.engines import engine_of
 from estimator.plan.failures import EngineError
@@ -134,10 +134,10 @@ def test_slurm_s_jobs_solve_tasks_and_one_that_is_killed_is_an_error(tmp_path: P
     with (tmp_path / "net.py").open("a") as file:
         file.write("\ndef deadly() -> TrainingJob:\n    import os\n    os.kill(os.getpid(), 9)\n")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(clusters, "SLURM_POLL_SECONDS", 0.2)
-        patch.setattr(clusters, "SLURM_TASKS", 1)
+        patch.setattr(slurm_jobs, "POLL_SECONDS", 0.2)
+        patch.setattr(slurm_jobs, "RESULT_SECONDS", 1.0)
         patch.setenv("PYTHONPATH", str(ROOT))
-        run, _ = clusters.slurm_engine("gpu", 2, tmp_path, cluster="local")
+        run, _ = slurm_jobs.slurm_engine("gpu", 2, tmp_path, cluster="local")
         groups = groups_of(plan)
         results = {one.key: one.result for solved in run(tasks_of(plan, groups, (), 1)) for one in solved}
     by_job = {cell.job: results[cell.key] for group in groups for cell in group.cells}

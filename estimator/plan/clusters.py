@@ -1,6 +1,6 @@
-"""Clusters as engines: Dask, Ray and Slurm.
+"""Clusters as engines: Dask and Ray.
 
-Dask and Ray are asked themselves, not through joblib's backends for them: on a cluster that offers one thread joblib
+They are asked themselves, not through joblib's backends for them: on a cluster that offers one thread joblib
 would solve here, in this process, and on Ray it gives no result before all of a call are there.
 Source: joblib 1.6, `Parallel.__call__` and `Parallel._get_sequential_output`; tried with dask 2026.8.
 """
@@ -8,13 +8,11 @@ Source: joblib 1.6, `Parallel.__call__` and `Parallel._get_sequential_output`; t
 from __future__ import annotations
 
 import contextlib
-import itertools
 import logging
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import CancelledError
-from pathlib import Path
 from typing import Any
 
 from estimator.errors import EstimatorError
@@ -26,10 +24,6 @@ CONNECT_SECONDS = 15.0
 WITHOUT_WORKERS_SECONDS = 30.0
 """How long a cluster may be without workers: they may be starting anew."""
 POLL_SECONDS = 1.0
-SLURM_MINUTES = 120
-SLURM_TASKS = 8
-"""Groups in a job of Slurm: starting one costs as much as a few groups."""
-SLURM_POLL_SECONDS = 5.0
 
 Engine = Callable[[Sequence[Task]], Iterator[list[Solved]]]
 """Gives the results of tasks as they come."""
@@ -119,39 +113,3 @@ def ray_engine(place: str) -> tuple[Engine, int]:
             ray.shutdown()
 
     return run, max(1, count)
-
-
-def slurm_engine(partition: str, workers: int | None, folder: Path, cluster: str = "slurm") -> tuple[Engine, int]:
-    submitit = needed("submitit", "slurm", "Slurm as an engine")
-    try:
-        executor = submitit.AutoExecutor(folder=folder / "slurm", cluster=cluster)
-    except RuntimeError as error:
-        raise unreachable("Slurm", partition, error) from None
-    executor.update_parameters(
-        name="batch-estimator", timeout_min=SLURM_MINUTES, cpus_per_task=2, slurm_partition=partition,
-        slurm_array_parallelism=workers or 64,
-    )  # fmt: skip
-
-    def run(tasks: Sequence[Task]) -> Iterator[list[Solved]]:
-        try:
-            chunks = list(_chunks(tasks, SLURM_TASKS))
-            jobs = dict(zip(executor.map_array(_solve_all, chunks), chunks, strict=True))
-        except Exception as error:  # sbatch refused: submitit raises what its command said
-            raise died("Slurm", partition, error) from error
-        for job in submitit.helpers.as_completed(list(jobs), poll_frequency=SLURM_POLL_SECONDS):
-            try:
-                yield job.result()
-            except submitit.core.utils.UncompletedJobError as error:
-                yield from (killed(task, error) for task in jobs[job])
-
-    return run, workers or 64
-
-
-def _solve_all(tasks: Sequence[Task]) -> list[Solved]:
-    return [solved for task in tasks for solved in solve(task)]
-
-
-def _chunks(tasks: Sequence[Task], size: int) -> Iterator[list[Task]]:
-    waiting = iter(tasks)
-    while chunk := list(itertools.islice(waiting, size)):
-        yield chunk

@@ -19,8 +19,9 @@ from pathlib import Path
 from typing import Any
 
 from estimator.errors import UsageError
-from estimator.plan.clusters import Engine, dask_engine, ray_engine, slurm_engine
+from estimator.plan.clusters import Engine, dask_engine, ray_engine
 from estimator.plan.failures import killed, needed
+from estimator.plan.slurm_jobs import slurm_engine
 from estimator.plan.work import Solved, Task, solve
 
 ENGINES = ("local", "dask://HOST:PORT", "ray://HOST:PORT", "slurm:PARTITION")

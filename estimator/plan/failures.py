@@ -29,12 +29,16 @@ def needed(package: str, extra: str, what: str) -> Any:
         ) from None  # fmt: skip
 
 
-def killed(task: Task, error: BaseException) -> list[Solved]:
+def killed(
+    task: Task,
+    error: BaseException | str,
+    hint: str = "it may have wanted more memory than there is: try fewer --workers",
+) -> list[Solved]:
     """The results of a task whose process did not live to give them."""
+    words = str(error).strip() or type(error).__name__
     said = EstimatorError(
-        "the process that solved the cell was killed", got=(str(error).strip() or type(error).__name__).splitlines()[0],
-        hint="it may have wanted more memory than there is: try fewer --workers",
-    )  # fmt: skip
+        "the process that solved the cell was killed", got=words.splitlines()[0], hint=hint
+    )
     return [Solved(part.key, error_result(said)) for part in task.parts]
 
 
