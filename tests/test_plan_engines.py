@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -110,20 +112,71 @@ def test_a_dask_cluster_that_loses_its_workers_is_not_waited_for(
     assert len(outcome.pending) == 12
 
 
-def test_a_ray_cluster_solves_a_plan_and_one_whose_worker_is_killed_is_an_error(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@contextmanager
+def ray_cluster(folder: Path) -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
+    """The head of a cluster with two workers, and a port for clients: (address, the head's process)."""
+    port, own = free_port(), free_port()
+    with tempfile.TemporaryDirectory(prefix="ray", ignore_cleanup_errors=True) as short:  # names of sockets are short
+        line = [
+            sys.executable, "-m", "ray.scripts.scripts", "start", "--head", "--block", f"--port={own}",
+            f"--ray-client-server-port={port}", "--num-cpus=2", "--include-dashboard=false", f"--temp-dir={short}",
+            "--disable-usage-stats",
+        ]  # fmt: skip
+        log = (folder / "ray.log").open("wb")
+        process = subprocess.Popen(line, stdout=log, stderr=log, start_new_session=True)
+        try:
+            deadline = time.monotonic() + START_SECONDS
+            while not answers(port) and time.monotonic() < deadline and process.poll() is None:
+                time.sleep(0.2)
+            yield f"ray://127.0.0.1:{port}", process
+        finally:
+            end(process)
+            log.close()
+
+
+def free_port() -> int:
+    with closing(socket.socket()) as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def answers(port: int) -> bool:
+    with closing(socket.socket()) as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
+
+
+def test_a_ray_cluster_solves_a_plan_one_whose_worker_is_killed_is_an_error_and_so_is_its_death(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     pytest.importorskip("ray", reason="ray is not installed")
+    monkeypatch.setenv("HOME", str(tmp_path))  # where Ray writes the token by which its processes know each other
     monkeypatch.setenv("PYTHONPATH", str(ROOT), prepend=os.pathsep)
-    text = TEXT.replace("1024, 2048, 4096, 8192", "4096") + '[[jobs]]\nname = "deadly"\njob = "net.py:deadly"\n'
-    plan = plan_of(tmp_path, text)
+    monkeypatch.setenv("RAY_CLIENT_RECONNECT_GRACE_PERIOD", "2")
+    deadly = '[[jobs]]\nname = "deadly"\njob = "net.py:deadly"\n'
+    few = plan_of(tmp_path, TEXT.replace("1024, 2048, 4096, 8192", "4096") + deadly)
     with (tmp_path / "net.py").open("a") as file:
         file.write("\ndef deadly() -> TrainingJob:\n    import os\n    os.kill(os.getpid(), 9)\n")
-    outcome = run_plan(plan, tmp_path / "out", engine="ray://local")
-    assert outcome.failure is None
-    results = {cell.job: outcome.results[cell.key] for group in outcome.groups for cell in group.cells}
-    assert results["net"]["max_batch_size"] > 0
-    assert "was killed" in results["deadly"]["error"]["text"]
+    with ray_cluster(tmp_path) as (address, head):
+        outcome = run_plan(few, tmp_path / "few", engine=address)
+        assert outcome.failure is None
+        results = {cell.job: outcome.results[cell.key] for group in outcome.groups for cell in group.cells}
+        assert results["net"]["max_batch_size"] > 0
+        assert "was killed" in results["deadly"]["error"]["text"]
+
+        def advance(done: int, total: int, text: str) -> None:
+            if done >= 3:
+                end(head)
+
+        many = plan_of(tmp_path, TEXT.replace("[1024,", "[128, 256, 384, 512, 640, 768, 896, 1024,"))
+        outcome = run_plan(many, tmp_path / "many", engine=address, advance=advance)
+        assert isinstance(outcome.failure, EngineError)
+        assert "the same command goes on from there" in str(outcome.failure)
+        assert 3 <= outcome.solved < 33
+        assert len(outcome.pending) == 33 - outcome.solved
+        with pytest.raises(UsageError, match="a Ray cluster cannot be reached"):
+            run_plan(many, tmp_path / "many", engine=address)
+    said = capfd.readouterr()
+    assert "Traceback" not in said.out + said.err
 
 
 def test_slurm_s_jobs_solve_tasks_and_one_that_is_killed_is_an_error(tmp_path: Path) -> None:

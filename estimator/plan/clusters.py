@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import socket
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -86,8 +87,16 @@ def _closed_without_workers(client: Any) -> Iterator[None]:
 
 def ray_engine(place: str) -> tuple[Engine, int]:
     ray = needed("ray", "ray", "a Ray engine")
+    # What it logs of a lost connection is said by the error too.
+    logging.getLogger("ray").setLevel(logging.CRITICAL)
     try:
-        ray.init(address=place if place in ("auto", "local") else f"ray://{place}", log_to_driver=False)
+        if place in ("auto", "local"):
+            ray.init(address=place, log_to_driver=False, logging_level=logging.CRITICAL)
+        else:
+            # Ray's own client knocks for half a minute where nobody is, and gives what else it is told to the head.
+            host, _, port = place.rpartition(":")
+            socket.create_connection((host.strip("[]"), int(port)), CONNECT_SECONDS).close()
+            ray.init(address=f"ray://{place}")
         count = int(ray.cluster_resources().get("CPU", 1))
     except Exception as error:
         raise unreachable("a Ray cluster", place, error) from None
