@@ -55,6 +55,30 @@ def test_a_three_way_product_takes_two_products_a_slice(
 
 
 @pytest.mark.parametrize(
+    ("shape", "size", "align_corners", "sizes"),
+    [
+        # Measured on a simulated card, 2.11: F.affine_grid before its result, the base grid and each axis' steps.
+        ((128, 2, 3), (128, 1, 64, 64), False, [6_291_456] + [256] * 6),
+        ((64, 2, 3), (64, 1, 50, 70), True, [64 * 50 * 70 * 3 * 4, 70 * 4, 50 * 4]),
+    ],
+)
+def test_an_affine_grid_is_made_from_a_plain_one(
+    shape: tuple[int, ...], size: tuple[int, ...], align_corners: bool, sizes: list[int]
+) -> None:
+    call = op("aten.affine_grid_generator.default", (dense(*shape), size, align_corners), dense(size[0], *size[2:], 2))
+    found = scratch_of(call, target())
+    assert [s.size_bytes for s in found] == sizes
+    assert all(s.when == "before" for s in found)
+    assert [s.freed_after for s in found] == [None] + ([0, 0] if align_corners else [2, 1, 0] * 2)
+
+
+def test_the_gradient_of_windows_counts_their_places() -> None:
+    """Measured on a simulated card, 2.11: x.unfold(1, 16, 8) of 128 places."""
+    call = op("aten.unfold_backward.default", (dense(64, 15, 64, 16), (64, 128, 64), 1, 16, 8), dense(64, 128, 64))
+    assert [s.size_bytes for s in scratch_of(call, target())] == [1024]
+
+
+@pytest.mark.parametrize(
     ("grad", "output", "count"), [("c", "c", 1), ("t", "c", 2), ("c", "t", 2), ("t", "t", 3), ("e", "c", 1), ("e", "t", 3)]
 )
 def test_softmax_gradient_copies_what_does_not_lie_in_order(grad: str, output: str, count: int) -> None:

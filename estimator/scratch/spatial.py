@@ -5,6 +5,8 @@ Source: aten/src/ATen/native/cuda/*.cu of each op, torch 2.11; measured: simulat
 
 from __future__ import annotations
 
+import math
+
 from estimator.device import Target
 from estimator.graph import Op, TensorSpec
 from estimator.scratch.registry import Scratch, rule
@@ -81,6 +83,24 @@ def adaptive_max_pool_backward(op: Op, target: Target) -> list[Scratch]:
     return found if self.is_contiguous else [*found, Scratch(self.nbytes)]
 
 
+@rule("aten.affine_grid_generator.default")
+def affine_grid(op: Op, target: Target) -> list[Scratch]:
+    """The grid before it is moved, one number more than axes for each place, and each axis' steps as it is filled.
+
+    Source: AffineGridGenerator.cpp, `make_base_grid_4D`, `make_base_grid_5D`, `linspace_from_neg_one`; measured.
+    """
+    theta, size, align_corners = op.args[0], op.args[1], op.args[2]
+    axes = size[2:]
+    places = math.prod((size[0], *axes))
+    found = [Scratch(places * (len(axes) + 1) * theta.itemsize, when="before")]
+    for steps in reversed(axes):
+        # Corners aligned, the steps are those of a linspace; else it is multiplied and divided, each a tensor more.
+        count = 1 if align_corners or steps <= 1 else 3
+        of_axis = max(1, steps) * theta.itemsize
+        found += [Scratch(of_axis, when="before", freed_after=count - 1 - i) for i in range(count)]
+    return found
+
+
 @rule("aten.im2col.default")
 def im2col(op: Op, target: Target) -> list[Scratch]:
     """A copy of the input, twice where it is not contiguous.
@@ -100,6 +120,19 @@ def col2im(op: Op, target: Target) -> list[Scratch]:
     columns: TensorSpec = op.args[0]
     copies = [] if columns.is_contiguous else [Scratch(columns.nbytes)]
     return [Scratch(max(columns.nbytes, op.outputs[0].nbytes), result=0), *copies]
+
+
+@rule("aten.unfold_backward.default")
+def unfold_backward(op: Op, target: Target) -> list[Scratch]:
+    """An int64 for each place along the unfolded dimension that a window reaches.
+
+    Source: UnfoldBackward.h, `_make_unfold_backward_iter_over_grad_out`; measured.
+    """
+    sizes, dim, size, step = op.args[1:5]
+    if not sizes:
+        return []
+    windows = (sizes[dim] - size) // step + 1
+    return [Scratch(8 * min(sizes[dim], (windows - 1) * step + size))]
 
 
 @rule("aten.fractional_max_pool2d_backward.default", "aten.fractional_max_pool3d_backward.default")

@@ -39,7 +39,7 @@ UNMODELLED: dict[str, str] = {
         (
             "aten.median.default", "aten.median.dim", "aten.nanmedian.default", "aten.kthvalue.default",
             "aten.mode.default", "aten.multinomial.default", "aten.randperm.default", "aten.allclose.default",
-            "aten.equal.default", "aten.histc.default", "aten.renorm.default", "aten.affine_grid_generator.default",
+            "aten.equal.default", "aten.histc.default", "aten.renorm.default",
         ),
         _RARE,
     ),

@@ -31,8 +31,15 @@ registers no autocast for `rms_norm`; 2.15's kernel for `linalg_matrix_sqrth` ma
 FP32_SET_OPT_DTYPE = frozenset(
     ["prod", "prod.dim_int", "softmax.int", "log_softmax.int", "cumprod", "cumsum", "linalg_vector_norm", "linalg_matrix_norm", "linalg_matrix_norm.str_ord", "sum", "sum.dim_IntList"]
 )
-FP32_APPEND_DTYPE = {"norm.Scalar": "ScalarOpt_dtype", "norm.ScalarOpt_dim": "ScalarOpt_dim_dtype"}
+FP32_APPEND_DTYPE = {
+    "norm.Scalar": "ScalarOpt_dtype", "norm.ScalarOpt_dim": "ScalarOpt_dim_dtype",
+    "norm.names_ScalarOpt_dim": "names_ScalarOpt_dim_dtype",
+}  # fmt: skip
 """The overload with a dtype that each is sent to."""
+BY_DIMENSION_NAMES = frozenset(
+    ["prod.dim_Dimname", "softmax.Dimname", "log_softmax.Dimname", "cumprod.dimname", "cumsum.dimname", "sum.dim_DimnameList"]
+)
+"""Overloads of ops of `FP32_SET_OPT_DTYPE` that torch 2.11 and 2.12 have and 2.13 has not."""
 PROMOTE = frozenset(
     ["addcdiv", "addcmul", "atan2", "bilinear", "cross", "dot", "vdot", "grid_sampler", "index_put", "tensordot", "scatter_add"]
 )
@@ -102,7 +109,8 @@ def eligible(t: Any) -> bool:
 def install(overlay: Overlay) -> Autocast:
     """Lay CUDA's autocast over the CPU's, switched off and with CUDA's default dtype."""
     state = Autocast()
-    known = LOWER_PRECISION | FP32 | FP32_BESIDE | FP32_SET_OPT_DTYPE | set(FP32_APPEND_DTYPE) | PROMOTE | BANNED | ELSEWHERE
+    known = LOWER_PRECISION | FP32 | FP32_BESIDE | FP32_SET_OPT_DTYPE | BY_DIMENSION_NAMES | set(FP32_APPEND_DTYPE)
+    known |= PROMOTE | BANNED | ELSEWHERE
     for name, key in registered():
         if overlay.target.torch_release < FP32_SINCE.get(name, (0, 0)):
             overlay.impl(name, torch.library.fallthrough_kernel, AUTOCAST)
@@ -110,7 +118,7 @@ def install(overlay: Overlay) -> Autocast:
             overlay.impl(name, _lower_precision(state, _op(name)), AUTOCAST)
         elif name in FP32 or name in FP32_BESIDE:
             overlay.impl(name, _fp32(state, _op(name)), AUTOCAST)
-        elif name in FP32_SET_OPT_DTYPE:
+        elif name in FP32_SET_OPT_DTYPE or name in BY_DIMENSION_NAMES:
             overlay.impl(name, _set_dtype(_op(name)), AUTOCAST)
         elif name in FP32_APPEND_DTYPE:
             overlay.impl(name, _append_dtype(_op("norm." + FP32_APPEND_DTYPE[name])), AUTOCAST)

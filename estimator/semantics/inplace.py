@@ -5,7 +5,7 @@ formulas scatter into fresh zeros in place. For tensor subclasses, and under any
 
 Source: every caller of `c10::impl::dispatch_mode_enabled` in libtorch_cpu.so of 2.13; what each does was measured
 by running it on real CPU tensors with and without a dispatch mode (profiler, 2.13). Not imitated: full reductions
-`max()`, `min()`, `prod()`, `cumprod()`, whose formulas branch on values.
+`max()`, `min()` and `prod()`, whose formulas branch on values and are no ops of their own.
 """
 
 from __future__ import annotations
@@ -211,10 +211,28 @@ def _masked_select_backward(grad: Tensor, self: Tensor, mask: Tensor) -> Tensor:
     return torch.zeros_like(self.expand(shape)).masked_scatter_(mask, grad)
 
 
+def _cumprod_backward(grad: Tensor, input: Tensor, dim: int, output: Tensor) -> Tensor:
+    """The formula for an input without zeros, which a real run looks for.
+
+    Source: `cumprod_backward`, `reversed_cumsum` in aten/src/ATen/native/ReduceOps.cpp, 2.13.
+    """
+    if input.numel() <= 1 or input.shape[dim] == 1:
+        return grad
+    products = output * grad
+    is_zero = input == 0
+    is_zero.any()
+    turned = products.flip(dim)  # these two live until the sum is turned back, as in an expression of C++
+    summed = turned.cumsum(dim)
+    back = summed.flip(dim)
+    del summed, turned
+    return back.div(input.conj())
+
+
 _COMPOSITES: dict[str, Callable[..., Tensor]] = {
     "gather_backward": _gather_backward,
     "value_selecting_reduction_backward": _selecting_backward,
     "index_select_backward": _index_select_backward,
     "cummaxmin_backward": _cummaxmin_backward,
+    "cumprod_backward": _cumprod_backward,
     "masked_select_backward": _masked_select_backward,
 }

@@ -48,12 +48,24 @@ def explained(graph: StepGraph) -> Iterator[None]:
     except Exception as error:
         if no_fake_kernel(error):
             raise _missing_kernel(error, graph) from error
+        if _two_devices(error):
+            raise TraceError(
+                "a tensor of the host meets one of the device", got=str(error).replace("cpu:0", "the device")[:500],
+                where=_where(error, graph), hint="make it there, or move it: x.to(other.device)",
+            ) from error  # fmt: skip
         raise TraceError(
             "the step fails on tensors without data",
             got=f"{type(error).__name__}: {str(error)[:500]}", where=_where(error, graph),
             hint=("if the same step runs on real tensors, please report it; --allow-real-run falls back to a tiny "
             "real run"),
         ) from error  # fmt: skip
+
+
+def _two_devices(error: BaseException) -> bool:
+    """Source: torch/_subclasses/fake_tensor.py, `FakeTensor._find_common_device` (a `RuntimeError` in 2.11)."""
+    return type(error).__name__ == "FakeTensorDeviceMismatchError" or (
+        isinstance(error, RuntimeError) and "Unhandled FakeTensor Device Propagation" in str(error)
+    )
 
 
 def no_fake_kernel(error: BaseException) -> bool:

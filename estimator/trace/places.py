@@ -24,10 +24,15 @@ _SKIPPED = tuple(
 _OURS = str(Path(__file__).parents[1])
 
 
+def is_machinery(file: str) -> bool:
+    """Whether a file's code stands between a call of an op and its kernel: torch's dispatch, or this program."""
+    return file.startswith((*_SKIPPED, _OURS))
+
+
 def place_of(func: Any) -> Place:
     """Where in Python the op now dispatched was called."""
     frame = sys._getframe(1)
-    while frame.f_back is not None and frame.f_code.co_filename.startswith((*_SKIPPED, _OURS)):
+    while frame.f_back is not None and is_machinery(frame.f_code.co_filename):
         frame = frame.f_back
     return frame.f_code.co_filename, frame.f_lineno, str(func)
 

@@ -84,6 +84,7 @@ def test_recomputation_runs_with_the_modes_of_the_forward() -> None:
         (lambda x: x.index_select(1, torch.zeros(2, dtype=torch.long, device="cuda")), ["new_zeros", "index_add_"]),
         (lambda x: x.take(torch.zeros(2, dtype=torch.long, device="cuda")), ["zeros_like", "put_"]),
         (lambda x: x.cummax(1)[0], ["zeros", "scatter_add_"]),
+        (lambda x: x.cumprod(1), ["mul", "eq", "any", "flip", "cumsum", "flip", "div"]),
         (lambda x: F.binary_cross_entropy_with_logits(x, torch.zeros(4, 8, device="cuda")), ["sigmoid", "sub_", "mul_", "div_"]),
     ],
 )  # fmt: skip
