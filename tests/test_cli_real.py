@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import pickle
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -86,6 +87,21 @@ def test_a_job_of_the_users_own(jobs: Path, tmp_path: Path) -> None:
     snapshot = pickle.loads(timeline.read_bytes())
     assert {"segments", "device_traces"} <= set(snapshot)
     assert any(entry["action"] == "alloc" and entry["size"] == 64 * 1024 * 4 for entry in snapshot["device_traces"][0])
+
+
+def test_a_page_of_one_answer(jobs: Path, tmp_path: Path) -> None:
+    pytest.importorskip("jinja2")
+    pytest.importorskip("plotly")
+    page = tmp_path / "answer.html"
+    result = CliRunner().invoke(app, ["predict", f"{jobs}:job", "--device", "l4", "-q", "--json", "--html", str(page)])
+    assert result.exit_code == 0, result.stderr
+    text = page.read_text(encoding="utf-8")
+    data = re.search(r'<script type="application/json" id="data">(.*?)</script>', text, re.DOTALL)
+    assert data is not None
+    (cell,) = json.loads(data.group(1))["cells"]
+    assert cell["max_batch_size"] == json.loads(result.stdout)["max_batch_size"]
+    for warning in json.loads(result.stdout)["warnings"]:
+        assert f"<code>{warning['code']}</code>" in text
 
 
 def test_nothing_fits(jobs: Path) -> None:

@@ -191,6 +191,28 @@ def test_the_command_prints_a_table_and_draws_it(file: Path, tmp_path: Path) -> 
     assert plot.read_text().startswith("<?xml")
 
 
+def test_the_command_writes_a_page(file: Path, tmp_path: Path) -> None:
+    pytest.importorskip("jinja2")
+    pytest.importorskip("plotly")
+    page = tmp_path / "frontier.html"
+    result = run("frontier", f"{file}:job", "--over", "sequence-length=1000,2000", "-d", "l4", "-d", "t4", "--html", page)
+    assert result.exit_code == 0, result.stderr
+    text = page.read_text(encoding="utf-8")
+    for words in ("On l4", "On t4", 'id="largest"', 'id="heatmap"', 'id="sample"'):
+        assert words in text
+
+
+def test_without_plotly_the_install_line_is_named(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import importlib.util
+
+    find = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name, *a: None if name == "plotly" else find(name, *a))
+    result = run("frontier", f"{file}:job", "--device", "l4", "--over", "sequence-length=3", "--html", "x.html")
+    assert result.exit_code == 2
+    assert "plotly" in result.stderr
+    assert "batch-estimator[plan]" in result.stderr
+
+
 def test_the_command_prints_json(file: Path) -> None:
     result = run("frontier", f"{file}:job", "--over", "sequence-length=1000", "--device", "l4", "--json", "-q")
     assert result.exit_code == 0, result.stderr

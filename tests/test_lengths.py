@@ -290,6 +290,19 @@ def test_the_command_prints_what_was_found(file: Path, solved: list[int]) -> Non
     assert plot.read_text().startswith("<?xml")
 
 
+def test_the_command_writes_a_page(file: Path, solved: list[int]) -> None:
+    pytest.importorskip("jinja2")
+    pytest.importorskip("plotly")
+    page = file.parent / "lengths.html"
+    result = run("lengths", f"{file}:job", "--lengths", f"{file.parent}/data.csv:tokens", "--html", page)
+    text = page.read_text(encoding="utf-8")
+    assert text.startswith("<!doctype html>")
+    assert "data.csv:tokens</h1>" in text
+    assert 'id="histogram"' in text
+    assert '"histogram":[[1000,' in text.replace(" ", "")
+    assert result.exit_code == 1  # not one sample of 3,000 fits where there is room for 1,000
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
@@ -301,6 +314,8 @@ def test_the_command_prints_what_was_found(file: Path, solved: list[int]) -> Non
         (["job", "--lengths", "data.csv:tokens", "--over", "frams"], "did you mean frames?"),
         (["fixed", "--lengths", "data.csv:tokens"], "does not take sequence_length"),
         (["loader", "--column", "ids"], "no such part"),
+        (["job", "--lengths", "data.csv:tokens", "--html", "page.svg"], "another ending"),
+        (["job", "--lengths", "data.csv:tokens", "--html", "nowhere/page.html"], "folder"),
     ],
 )
 def test_bad_questions_are_exit_code_2(

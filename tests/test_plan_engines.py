@@ -126,7 +126,10 @@ def ray_cluster(folder: Path) -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
         process = subprocess.Popen(line, stdout=log, stderr=log, start_new_session=True)
         try:
             deadline = time.monotonic() + START_SECONDS
-            while not answers(port) and time.monotonic() < deadline and process.poll() is None:
+            # The port for clients is open before there is a node that could serve one.
+            while not ("Ray runtime started" in (folder / "ray.log").read_text() and answers(port)):
+                assert time.monotonic() < deadline, (folder / "ray.log").read_text()
+                assert process.poll() is None, (folder / "ray.log").read_text()
                 time.sleep(0.2)
             yield f"ray://127.0.0.1:{port}", process
         finally:

@@ -11,7 +11,15 @@ import typer
 from estimator.commands import options as o
 from estimator.commands.job_options import takes_job_options
 from estimator.commands.jobs import check_torch_version, job_by_size
-from estimator.commands.run import DOES_NOT_FIT, FITS, answer_alone_on_stdout, check_plot, guarded, write_json
+from estimator.commands.run import (
+    DOES_NOT_FIT,
+    FITS,
+    answer_alone_on_stdout,
+    check_html,
+    check_plot,
+    guarded,
+    write_json,
+)
 from estimator.errors import CannotPredictError, UsageError
 
 Over = Annotated[
@@ -47,6 +55,7 @@ def frontier(
     profiles: o.Profiles = None,
     torch_version: o.TorchVersion = None,
     plot: o.Plot = None,
+    html: o.Html = None,
     as_json: o.AsJson = False,
     workers: o.SizeWorkers = 1,
     allow_real_run: o.AllowRealRun = False,
@@ -67,6 +76,7 @@ def frontier(
     begun = time.perf_counter()
     check_torch_version(torch_version)
     check_plot(plot)
+    check_html(html)
     name, sizes = read_over(over, job_options)
     with answer_alone_on_stdout():
         from estimator.data.frontier import checked_sizes, devices_of, found_frontier
@@ -84,6 +94,10 @@ def frontier(
             from estimator.report.size_plots import plot_frontier
 
             plot_frontier(found, plot)
+        if html is not None:
+            from estimator.report.sizes_html import frontier_html
+
+            html.write_text(frontier_html(found), encoding="utf-8")
     if as_json:
         write_json(found.model_dump(mode="json"))
     else:

@@ -11,7 +11,15 @@ import typer
 from estimator.commands import options as o
 from estimator.commands.job_options import takes_job_options
 from estimator.commands.jobs import check_torch_version, job_by_size, read_job
-from estimator.commands.run import DOES_NOT_FIT, FITS, answer_alone_on_stdout, check_plot, guarded, write_json
+from estimator.commands.run import (
+    DOES_NOT_FIT,
+    FITS,
+    answer_alone_on_stdout,
+    check_html,
+    check_plot,
+    guarded,
+    write_json,
+)
 from estimator.errors import SourceError, UsageError
 
 if TYPE_CHECKING:
@@ -102,6 +110,7 @@ def lengths(
     batch_size: BatchSize = None,
     percentile: Percentiles = None,
     plot: o.Plot = None,
+    html: o.Html = None,
     as_json: o.AsJson = False,
     points: MostPoints = 12,
     workers: o.SizeWorkers = 1,
@@ -124,6 +133,7 @@ def lengths(
     begun = time.perf_counter()
     check_torch_version(torch_version)
     check_plot(plot)
+    check_html(html)
     percentiles = tuple(percentile or (99.0,))
     with answer_alone_on_stdout():
         from estimator.data.frontier import devices_of
@@ -148,6 +158,10 @@ def lengths(
             from estimator.report.size_plots import plot_lengths
 
             plot_lengths(found, plot)
+        if html is not None:
+            from estimator.report.sizes_html import lengths_html
+
+            html.write_text(lengths_html(found), encoding="utf-8")
     if as_json:
         write_json(found.model_dump(mode="json"))
     else:

@@ -252,6 +252,10 @@ SizeWorkers = Annotated[
 Quiet = Annotated[bool, _option("--quiet", "-q", panel=WORK, help="No progress on stderr.")]
 Debug = Annotated[bool, _option("--debug", panel=WORK, help="Show the traceback of an error.")]
 
+Html = Annotated[
+    Path | None,
+    _option("--html", panel=ANSWER, metavar="FILE", help="Write a page that opens from disk, with figures and tables."),
+]
 Plot = Annotated[Path | None, _option("--plot", panel=ANSWER, metavar="FILE", help="Draw it into a .svg or .png.")]
 AsJson = Annotated[bool, _option("--json", panel=ANSWER, help="Print JSON.")]
 Verbose = Annotated[bool, _option("--verbose", "-v", panel=ANSWER, help="More of the same facts.")]

@@ -11,7 +11,15 @@ import typer
 from estimator.commands import options as o
 from estimator.commands.job_options import takes_job_options
 from estimator.commands.jobs import check_torch_version, read_job
-from estimator.commands.run import DOES_NOT_FIT, FITS, answer_alone_on_stdout, check_writable, guarded, write_json
+from estimator.commands.run import (
+    DOES_NOT_FIT,
+    FITS,
+    answer_alone_on_stdout,
+    check_html,
+    check_writable,
+    guarded,
+    write_json,
+)
 from estimator.errors import UsageError
 
 if TYPE_CHECKING:
@@ -69,6 +77,7 @@ def predict(
     batch_size: BatchSize = None,
     timeline: Timeline = None,
     graph: Graph = None,
+    html: o.Html = None,
     as_json: o.AsJson = False,
     verbose: o.Verbose = False,
     allow_real_run: o.AllowRealRun = False,
@@ -83,6 +92,7 @@ def predict(
     """
     check_writable(timeline, "--timeline")
     check_writable(graph, "--graph")
+    check_html(html)
     check_torch_version(torch_version)
     from estimator.report.progress import Progress
 
@@ -119,6 +129,10 @@ def predict(
         answer = with_host(answer, loaded, wanted, loading, state_load)
         progress("writing")
         write_files(answer, requested, timeline, graph)
+        if html is not None:
+            from estimator.report.html import estimate_html
+
+            html.write_text(estimate_html(answer), encoding="utf-8")
     show(answer, requested, as_json=as_json, verbose=verbose)
     fits = answer.max_batch_size > 0 if requested is None else requested.fits
     return FITS if fits else DOES_NOT_FIT

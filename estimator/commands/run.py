@@ -125,6 +125,26 @@ def check_plot(path: Path | None) -> None:
         raise UsageError("--plot needs matplotlib, which is not installed", hint="pip install 'batch-estimator[plots]'")
 
 
+def check_html(path: Path | None) -> None:
+    """Refuse, before any work is done, a page that could not be written.
+
+    Raises:
+        UsageError: its ending is another, its folder is not there, or jinja2 or plotly is not installed.
+    """
+    if path is None:
+        return
+    check_writable(path, "--html")
+    if path.suffix not in (".html", ".htm"):
+        raise UsageError("a page has another ending", got=path.name, allowed=".html", where="--html")
+    from importlib.util import find_spec
+
+    missing = [name for name in ("jinja2", "plotly") if find_spec(name) is None]
+    if missing:
+        raise UsageError(
+            f"--html needs {' and '.join(missing)}, not installed here", hint="pip install 'batch-estimator[plan]'"
+        )
+
+
 class SectionedCommand(TyperCommand):
     """A command whose `--help` shows its options in sections, by their `rich_help_panel`, without importing rich."""
 

@@ -16,19 +16,32 @@ def write_frontier(page: Page, frontier: Frontier) -> None:
     word = frontier.over.replace("_", " ")
     for device in frontier.devices:
         page.heading(f"{frontier.job} on {device}, PyTorch {frontier.torch_version}: the largest batch by {word}")
-        growth = frontier.growth(device)
-        total = "pixels" if frontier.over == "image_size" else "padded"
-        columns = [
-            (word, True), ("batch", True), (total, True), ("memory", True), ("a sample", True), ("power", True),
-            ("peak", False),
-        ]  # fmt: skip
-        page.table(columns, [_row(p, growth.get(p.size), frontier.over) for p in frontier.on(device)])
+        page.table(frontier_heads(frontier), frontier_rows(frontier, device))
         _said(page, frontier.on(device))
-    page.line(
+    page.line(meaning(frontier), indent=2, hang=0)
+
+
+def frontier_heads(frontier: Frontier) -> list[tuple[str, bool]]:
+    """Titles of columns, and whether numbers stand below."""
+    total = "pixels" if frontier.over == "image_size" else "padded"
+    return [
+        (frontier.over.replace("_", " "), True), ("batch", True), (total, True), ("memory", True), ("a sample", True),
+        ("power", True), ("peak", False),
+    ]  # fmt: skip
+
+
+def frontier_rows(frontier: Frontier, device: str) -> list[list[str]]:
+    """Under `frontier_heads`: a row a size."""
+    growth = frontier.growth(device)
+    return [_row(p, growth.get(p.size), frontier.over) for p in frontier.on(device)]
+
+
+def meaning(frontier: Frontier) -> str:
+    """What the columns are."""
+    return (
         "memory: of the device at that batch; a sample: by which it raises the peak of the requested bytes; power: of "
-        f"the {word}, by which that grew since the row above (1: linear, 2: as the square).",
-        indent=2, hang=0,
-    )  # fmt: skip
+        f"the {frontier.over.replace('_', ' ')}, by which that grew since the row above (1: linear, 2: as the square)."
+    )
 
 
 def _row(point: Point, power: float | None, over: str) -> list[str]:

@@ -1,4 +1,4 @@
-"""A plan, or one estimate, as a single HTML file that opens from disk: styles, scripts and figures are inside it.
+"""An answer as a single HTML file that opens from disk: styles, scripts and figures are inside it.
 
 The figures are drawn by plotly.js, which is in the file too, as the package `plotly` brings it.
 
@@ -22,12 +22,26 @@ from estimator.report.html_page import data_of, page_of
 if TYPE_CHECKING:
     from estimator.result import Estimate
 
-_HERE = Path(__file__).parent
-_SCRIPTS = (_HERE / "templates" / "figures.js", _HERE / "templates" / "page.js")
+_TEMPLATES = Path(__file__).parent / "templates"
 
 
 def report_html(document: Mapping[str, Any]) -> str:
     """The page of a plan, from the document that `estimator.plan.tables.document_of` makes.
+
+    Raises:
+        UsageError: jinja2 or plotly is not installed.
+    """
+    return rendered("report.html.j2", page_of(document), data_of(document), "page.js")
+
+
+def rendered(template: str, page: Mapping[str, Any], data: Mapping[str, Any], script: str) -> str:
+    """A page with everything in it.
+
+    Args:
+        template: its name in `templates`.
+        page: texts and tables.
+        data: figures, for the scripts.
+        script: the one of this kind of page, which draws them with `figures.js`.
 
     Raises:
         UsageError: jinja2 or plotly is not installed.
@@ -42,16 +56,18 @@ def report_html(document: Mapping[str, Any]) -> str:
         ) from None
 
     environment = Environment(
-        loader=FileSystemLoader(_HERE / "templates"), autoescape=True, undefined=StrictUndefined, trim_blocks=True,
+        loader=FileSystemLoader(_TEMPLATES), autoescape=True, undefined=StrictUndefined, trim_blocks=True,
         lstrip_blocks=True,
     )  # fmt: skip
     scripts = [_with_browsers_line_ends(get_plotlyjs())]
-    scripts += [_with_browsers_line_ends(path.read_text(encoding="utf-8")) for path in _SCRIPTS]
-    return environment.get_template("report.html.j2").render(
-        page=page_of(document),
+    scripts += [
+        _with_browsers_line_ends((_TEMPLATES / name).read_text(encoding="utf-8")) for name in ("figures.js", script)
+    ]
+    return environment.get_template(template).render(
+        page=page,
         policy=_policy(scripts),
-        style=Markup((_HERE / "templates" / "report.css").read_text(encoding="utf-8")),
-        data=Markup(json_for_html(data_of(document))),
+        style=Markup((_TEMPLATES / "report.css").read_text(encoding="utf-8")),
+        data=Markup(json_for_html(data)),
         scripts=[Markup(script) for script in scripts],
     )
 

@@ -89,6 +89,7 @@ def page_of(document: Mapping[str, Any]) -> dict[str, Any]:
         "title": document["title"],
         "lead": _lead(document),
         "is_plan": is_plan,
+        "many": is_plan,
         "tiles": _tiles(cells) if is_plan else [],
         "has_heatmap": is_plan and bool(solved),
         "has_details": bool(solved),
@@ -116,12 +117,13 @@ def _lead(document: Mapping[str, Any]) -> str:
     jobs = len({cell["job"] for cell in cells})
     pairs = len({(cell["job"], settings_text(cell["options"])) for cell in cells})
     return (
-        f"{_count(jobs, 'job')}, {_count(pairs, 'job with its settings', 'jobs with their settings')}, "
-        f"{_count(len(document['devices']), 'device')}; PyTorch {_torch(document)}."
+        f"{counted(jobs, 'job')}, {counted(pairs, 'job with its settings', 'jobs with their settings')}, "
+        f"{counted(len(document['devices']), 'device')}; PyTorch {_torch(document)}."
     )
 
 
-def _count(number: int, one: str, many: str = "") -> str:
+def counted(number: int, one: str, many: str = "") -> str:
+    """A number with its noun."""
     return f"{number:,} {one if number == 1 else many or one + 's'}"
 
 
@@ -243,7 +245,7 @@ def _money(document: Mapping[str, Any]) -> dict[str, Any] | None:
     if document["global_batch"] is not None:
         lines.append(f"Global batch: {document['global_batch']:,} samples a step over all cards.")
     columns = [(label, name) for label, name, _ in _money_columns(document, bool(cells)) if name != "price"]
-    heads = ["Job, settings, device"] + [label for label, _ in columns]
+    heads = [("Job, settings, device", False), *((label, True) for label, _ in columns)]
     rows = []
     for key, group in itertools.groupby(document["cells"], key=lambda c: (c["job"], settings_text(c["options"]))):
         fitting = [cell for cell in group if cell["status"] == "ok"]
@@ -268,7 +270,7 @@ def _errors(cells: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
         if cell.get("error"):
             entry = found.setdefault(cell["error"]["text"], {**cell["error"], "cells": []})
             entry["cells"].append(_name(cell))
-    return [_shortened(entry) for entry in found.values()]
+    return [shortened(entry) for entry in found.values()]
 
 
 def _warnings(cells: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
@@ -277,14 +279,15 @@ def _warnings(cells: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
         for warning in cell["warnings"]:
             entry = found.setdefault((warning["code"], warning["message"], warning["where"]), {**warning, "cells": []})
             entry["cells"].append(_name(cell))
-    return [_shortened(entry) for entry in found.values()]
+    return [shortened(entry) for entry in found.values()]
 
 
-def _shortened(entry: dict[str, Any]) -> dict[str, Any]:
+def shortened(entry: dict[str, Any]) -> dict[str, Any]:
+    """A warning or error with the first of its cells, and how many there are."""
     names = entry["cells"]
     rest = len(names) - _MOST_NAMED
     shown = [*names[:_MOST_NAMED], f"and {rest} more"] if rest > 1 else names
-    return {**entry, "cells": shown, "count": _count(len(names), "cell")}
+    return {**entry, "cells": shown, "count": counted(len(names), "cell")}
 
 
 def _name(cell: Mapping[str, Any]) -> str:

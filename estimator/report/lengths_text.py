@@ -11,18 +11,39 @@ if TYPE_CHECKING:
     from estimator.data.records import Distribution, Lengths, Row, Share
 
 _BAR = 40
+BY_LONGEST = "Largest batch by its longest sample"
+ROW_HEADS = [
+    ("percentile", True), ("longest", True), ("batch", True), ("padded", True), ("memory", True),
+    ("random batches of that size that run out", False),
+]  # fmt: skip
+"""Titles of columns, and whether numbers stand below."""
 
 
 def write_lengths(page: Page, found: Lengths) -> None:
     """Write the whole answer."""
     page.heading(f"{found.job} on {found.device}, PyTorch {found.torch_version}: lengths of {found.data.source}")
     _distribution(page, found.data)
-    page.heading("Largest batch by its longest sample")
-    columns = [
-        ("percentile", True), ("longest", True), ("batch", True), ("padded", True), ("memory", True),
-        ("random batches of that size that run out", False),
-    ]  # fmt: skip
-    page.table(columns, [_row(row) for row in found.rows])
+    page.heading(BY_LONGEST)
+    page.table(ROW_HEADS, length_rows(found))
+    rows = batch_rows(found)
+    if rows:
+        page.heading("Batches")
+        page.pairs(rows)
+    page.line(traced_text(found), indent=2, hang=0)
+    if found.warnings:
+        page.heading(f"Warnings ({len(found.warnings)})", style="bold yellow")
+        for warning in found.warnings:
+            where = f" [{warning.where}]" if warning.where else ""
+            page.line(f"{warning.code}: {warning.message}{where}", indent=2)
+
+
+def length_rows(found: Lengths) -> list[list[str]]:
+    """Under `ROW_HEADS`: the largest batch at each percentile, and what becomes of random batches of that size."""
+    return [_row(row) for row in found.rows]
+
+
+def batch_rows(found: Lengths) -> list[tuple[str, str]]:
+    """What is known of the batches that were asked about, of the worst, of an epoch, and of padded tokens."""
     rows = []
     if found.asked is not None:
         rows.append((f"batches of {found.asked.batch_size}", _share(found.asked, full=True)))
@@ -54,30 +75,30 @@ def write_lengths(page: Page, found: Lengths) -> None:
     if found.tokens is not None:
         t = found.tokens
         rows.append(("max_tokens", f"{t.max_tokens:,} padded (held down by length {t.at_length})"))
-    if rows:
-        page.heading("Batches")
-        page.pairs(rows)
-    page.line(
+    return rows
+
+
+def traced_text(found: Lengths) -> str:
+    """The lengths that were traced, and what is taken for granted between them."""
+    return (
         f"Traced at {len(found.points)} lengths: {', '.join(str(p.size) for p in found.points)}. Between them memory is "
         "taken to grow with the longest sample of a batch (for max_tokens: in a straight line or steeper)"
-        + (", which no traced length contradicts." if found.monotone else ": traced lengths contradict that, see below."),
-        indent=2, hang=0,
-    )  # fmt: skip
-    if found.warnings:
-        page.heading(f"Warnings ({len(found.warnings)})", style="bold yellow")
-        for warning in found.warnings:
-            where = f" [{warning.where}]" if warning.where else ""
-            page.line(f"{warning.code}: {warning.message}{where}", indent=2)
+        + (", which no traced length contradicts." if found.monotone else ": traced lengths contradict that, see below.")
+    )
+
+
+def spread_text(data: Distribution) -> str:
+    """How many samples there are, and how long."""
+    cut = f"; {data.cut_count:,} are cut" if data.cut_count else ""
+    return (
+        f"{data.count:,} samples of {data.shortest} to {data.longest}, mean {data.mean:.1f}, {data.distinct_count:,} "
+        f"different lengths{cut}; "
+        + ", ".join(f"{percent} % up to {length}" for percent, length in data.percentiles.items() if percent != "100")
+    )
 
 
 def _distribution(page: Page, data: Distribution) -> None:
-    cut = f"; {data.cut_count:,} are cut" if data.cut_count else ""
-    page.line(
-        f"{data.count:,} samples of {data.shortest} to {data.longest}, mean {data.mean:.1f}, {data.distinct_count:,} "
-        f"different lengths{cut}; "
-        + ", ".join(f"{percent} % up to {length}" for percent, length in data.percentiles.items() if percent != "100"),
-        indent=2, hang=0,
-    )  # fmt: skip
+    page.line(spread_text(data), indent=2, hang=0)
     most = max(b.count for b in data.histogram)
     rows = [[str(b.low), str(b.high), f"{b.count:,}", "#" * (-(-_BAR * b.count // most))] for b in data.histogram]
     page.table([("from", True), ("to", True), ("samples", True), ("", False)], rows)

@@ -10,7 +10,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -53,16 +53,17 @@ sequence_length = [256, 512]
 
 
 @pytest.fixture
-def shared(slurm: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def shared(slurm: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """A plan's folder whose name a shell would take apart; the jobs find this package by PYTHONPATH."""
-    assert until(lambda: not queue())
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
     monkeypatch.setattr(slurm_jobs, "POLL_SECONDS", 0.5)
     monkeypatch.setattr(slurm_jobs, "RESULT_SECONDS", 2.0)
     folder = tmp_path / "a plan (1)"
     folder.mkdir()
     (folder / "net.py").write_text(NET)
-    return folder
+    yield folder
+    subprocess.run(["scancel", "--name=batch-estimator"], check=False)  # of a test that failed
+    assert until(lambda: not queue())  # a job that outlives its Slurm would stay for ever
 
 
 def plan_of(folder: Path, text: str) -> Plan:
