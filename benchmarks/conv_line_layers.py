@@ -1,7 +1,7 @@
 """Which layers have a line of measured workspaces, and in which types and layouts they are asked.
 
-The layers of torchvision's models at 224 and 256 pixels, of timm's at 224, plain layers and whole networks written down
-(`conv_networks`, `conv_patch_networks`), at every one of `conv_sample.BATCHES`.
+The layers of torchvision's models at 224 and 256 pixels, of some at other usual sizes, of timm's at 224, plain layers and
+whole networks written down (`conv_networks`, `conv_patch_networks`), at every one of `conv_sample.BATCHES`.
 """
 
 from __future__ import annotations
@@ -16,6 +16,24 @@ from estimator.scratch import conv_lines
 from estimator.scratch.conv_call import CudnnConv
 
 Form = tuple[str, bool]
+OTHER_SIZES: dict[tuple[int, ...], tuple[str, ...]] = {
+    (128, 160, 192, 288, 320, 384): (
+        "resnet18", "resnet50", "resnext50_32x4d", "wide_resnet50_2", "vgg16", "convnext_tiny", "convnext_base",
+        "mobilenet_v2", "mobilenet_v3_large", "efficientnet_b0", "efficientnet_v2_s",
+    ),
+    (160, 192, 288, 384): ("densenet121", "densenet169", "regnet_y_1_6gf", "regnet_y_3_2gf", "regnet_y_16gf"),
+    (512, 640, 800): ("resnet50",),
+    (240,): ("efficientnet_b1",), (260, 288): ("efficientnet_b2",), (299,): ("inception_v3",),
+    (300,): ("efficientnet_b3", "efficientnet_v2_s"), (380,): ("efficientnet_b4",), (456,): ("efficientnet_b5",),
+    (384, 480): ("efficientnet_v2_m",),
+    (320, 384, 480, 512, 520): ("deeplabv3_resnet50", "fcn_resnet50", "lraspp_mobilenet_v3_large"),
+}  # fmt: skip
+"""Image sizes besides 224 and 256, and torchvision's models at them; a deeper or plainer model of a family has the same
+layers.
+
+Source: the sizes at which torchvision's weights were trained and are scored (its references and `Weights.transforms`),
+those of detectors and segmentation, and the multiples of 32 in use for smaller and larger images.
+"""
 
 
 def line_layers(half: str, *, with_timm: bool) -> dict[Layer, list[Form]]:
@@ -23,6 +41,8 @@ def line_layers(half: str, *, with_timm: bool) -> dict[Layer, list[Form]]:
     usual: list[Form] = [("float32", False), (half, False), (half, True)]
     layers = [*layers_of_models((224,), others=with_timm), *layers_of_models((256,), others=False), *grid()]
     layers += [layer for _, found in (*networks(), *patch_networks()) for layer in found]
+    for sizes, names in OTHER_SIZES.items():
+        layers += layers_of_models(sizes, others=False, only=names)
     forms = {layer: list(usual) for layer in layers}
     for _, found in channels_last_networks():
         for layer in found:

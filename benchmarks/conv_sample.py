@@ -145,14 +145,16 @@ def goes_to_cudnn(call: CudnnConv) -> bool:
     return not is_pytorchs and tensor_bytes(call) <= MOST_BYTES
 
 
-def layers_of_models(sizes: Sequence[int] = (224, 160), others: bool = True) -> list[Layer]:
-    """The distinct convolutions of torchvision's models at these image sizes, and of two timm models a family."""
+def layers_of_models(
+    sizes: Sequence[int] = (224, 160), others: bool = True, only: Sequence[str] = ()
+) -> list[Layer]:
+    """The distinct convolutions of torchvision's models, or `only` some, at these sizes, and of two timm models a family."""
     import torch
 
     from benchmarks.vision import models
 
     library = models()
-    names = [n for n in library.list_models() if "quantized" not in n]
+    names = only or [n for n in library.list_models() if "quantized" not in n]
 
     def torchvisions(name: str) -> Any:
         try:

@@ -252,5 +252,16 @@ _LATER = [  # recorded after the tables were made anew
     Case("autoencoder-fp32-adam", Autoencoder, lambda n: (torch.randn(n, 3, 128, 128),) * 2, regress, ADAM, "fp32",
          (10, 60)),
 ]  # fmt: skip
-_ALL += _LATER
+_HALF = [  # recorded for the lines of float16
+    Case(f"{name}-fp16{'-channels_last' if channels_last else ''}", model, batch, classify, ADAMW, "amp-fp16", batches,
+         grad_scaler=True, channels_last=channels_last)
+    for name, model, batch, batches in (
+        ("resnet50", vision("resnet50"), images(224), (11, 32)),
+        ("unet", UNet, masks(256, 2), (2, 7)),
+        ("convnext_tiny", vision("convnext_tiny"), images(224), (9, 32)),
+        ("efficientnet_b0", vision("efficientnet_b0"), images(224), (13, 48)),
+    )
+    for channels_last in (False, True)
+]  # fmt: skip
+_ALL += [*_LATER, *_HALF]
 CASES: dict[str, Case] = {c.name: c for c in _ALL}

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 
+from benchmarks.conv_float16 import Maker, is_cudnns_in_float16_alone
 from benchmarks.conv_lines import Point, runs
 from benchmarks.conv_networks import networks
 from benchmarks.conv_patch_networks import channels_last_networks, patch_networks
-from benchmarks.conv_sample import output
+from benchmarks.conv_sample import Layer, output
 from benchmarks.conv_turns import straightened, turned
 from estimator.device import DeviceProfile, Target
 from estimator.scratch import conv_forms, conv_lines, conv_workspace
@@ -32,14 +34,19 @@ def target(**changes: Any) -> Target:
     return Target(**{"device": device, "torch_version": "2.11.0", **changes})
 
 
-def lines(*texts: tuple[int, str]) -> conv_lines.Lines:
+def half_call(batch: int, channels: int = 64) -> CudnnConv:
+    return dataclasses.replace(call(batch, channels), dtype="float16")
+
+
+def lines(*texts: tuple[int, str], of: Callable[[int, int], CudnnConv] = call) -> conv_lines.Lines:
     """Lines of the layers with so many channels."""
-    words = sorted(f"{conv_lines.fingerprint(call(1, channels))}{text}\n" for channels, text in texts)
+    words = sorted(f"{conv_lines.fingerprint(of(1, channels))}{text}\n" for channels, text in texts)
     return conv_lines.Lines((9, 19), 108, ASKED, FORMS, "".join(words).encode())
 
 
-def use(monkeypatch: pytest.MonkeyPatch, line: str) -> None:
-    monkeypatch.setattr(conv_lines, "load", lambda capability: lines((64, line)))
+def use(monkeypatch: pytest.MonkeyPatch, line: str, half: conv_lines.Lines | None = None) -> None:
+    """The lines that are read: one, and those that float16 has of its own."""
+    monkeypatch.setattr(conv_lines, "load", lambda capability, only="": half if only else lines((64, line)))
 
 
 def copied(batch: int) -> int:
@@ -86,7 +93,7 @@ def test_bytes_that_grow_with_the_batch(monkeypatch: pytest.MonkeyPatch) -> None
     assert conv_workspace.look_up(call(16), target()).size_bytes == 70_000
 
 
-def test_another_cudnn_card_or_type_keeps_the_trees_interval(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_another_cudnn_or_card_keeps_the_trees_interval(monkeypatch: pytest.MonkeyPatch) -> None:
     use(monkeypatch, "32 1:1")
     plain = conv_workspace._by_tree(call(8), (8, 0))
     later = conv_workspace.look_up(call(8), target(torch_version="2.13.0"))
@@ -98,9 +105,94 @@ def test_another_cudnn_card_or_type_keeps_the_trees_interval(monkeypatch: pytest
     assert conv_workspace.look_up(call(8), target(device=fewer)).high_bytes == copied(8) + 512  # 8.0 does not count them
     hopper = fewer.model_copy(update={"compute_capability": (9, 0)})
     assert conv_workspace.look_up(call(8), target(device=hopper)).high_bytes >= copied(8)
-    half = dataclasses.replace(call(8), dtype="float16")
-    tree = conv_workspace._by_tree(half, (8, 0))
-    assert conv_workspace.look_up(half, target()).high_bytes >= tree.high_bytes
+
+
+def use_half(monkeypatch: pytest.MonkeyPatch, *own: tuple[int, str]) -> None:
+    """Bfloat16 has copies, 32 samples at most, at 64 and at 128 channels; float16 has `own`."""
+    known = lines((64, "32 1:1"), (128, "32 1:1"), of=half_call)
+    half = lines(*own, of=half_call)
+    monkeypatch.setattr(conv_lines, "load", lambda capability, only="": half if only else known)
+
+
+def test_float16_has_its_own_line_else_that_of_bfloat16_and_both_bound_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In 16 bits x and y are 64 x 56 x 56 x 2 B = 401,408 B a sample, twice that at 128 channels."""
+    use_half(monkeypatch, (64, "32 1:0 16:70000+0"))
+    for batch, channels, size in ((8, 64, 0), (16, 64, 70_000), (8, 128, 16 + 2 * 8 * 802_816 + 128 * 128 * 9 * 2)):
+        found = conv_workspace.look_up(half_call(batch, channels), target())
+        assert found == (size, max(size - 512, 0), size + 512, "modelled")
+    as_bfloat16 = dataclasses.replace(half_call(8), dtype="bfloat16")
+    assert conv_workspace.look_up(as_bfloat16, target()).size_bytes == 16 + 2 * 8 * 401_408 + 64 * 64 * 9 * 2
+
+
+def test_a_line_that_was_not_asked_in_float16_keeps_the_trees_interval(monkeypatch: pytest.MonkeyPatch) -> None:
+    use_half(monkeypatch, (64, ""), (128, "32 1:0"))
+    found, tree = (
+        conv_workspace.look_up(half_call(8), target()),
+        conv_workspace._by_tree(half_call(8), (8, 0)),
+    )
+    size = 16 + 2 * 8 * 401_408 + 64 * 64 * 9 * 2
+    assert found.size_bytes == size
+    assert found.high_bytes == max(size + 512, tree.high_bytes)
+    assert found.low_bytes == min(size - 512, tree.low_bytes)
+    later = conv_workspace.look_up(half_call(8, 128), target(torch_version="2.13.0"))
+    assert later.size_bytes == 0
+    assert later.high_bytes == max(512, conv_workspace._by_tree(half_call(8, 128), (8, 0)).high_bytes)
+
+
+def test_a_layer_with_a_line_in_float16_alone_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    use_half(monkeypatch, (96, "32 1:0"))
+    assert conv_workspace.look_up(half_call(8, 96), target()) == (0, 0, 512, "modelled")
+    bfloat16 = dataclasses.replace(half_call(8, 96), dtype="bfloat16")
+    assert conv_workspace.look_up(bfloat16, target()) == conv_workspace._by_tree(bfloat16, (8, 0))
+
+
+class Cudnn:
+    """Stands for cuDNN: copies in bfloat16's layers; in float16 nothing from `turn` samples on; keeps the questions."""
+
+    def __init__(self, turn: int) -> None:
+        self.turn, self.asked = turn, list[CudnnConv]()
+
+    def __call__(self, call: CudnnConv) -> int:
+        self.asked.append(call)
+        form = FORMS[1] if call.x[0] < self.turn else FORMS[0]
+        return conv_forms.form_bytes(call, form)
+
+
+def layer_of(channels: int, kernel: int = 3, groups: int = 1) -> Layer:
+    x, padding = (channels, 56, 56), (kernel // 2,) * 2
+    return Layer(x, (channels, channels // groups, kernel, kernel), x, (1, 1), padding, (1, 1), groups)
+
+
+@pytest.mark.parametrize("turn", [1000, 23])
+def test_lines_of_float16_are_kept_where_they_differ(turn: int) -> None:
+    """Where float16 turns at 23 samples, the last size of copies is 22; a layer without a line is not asked."""
+    known = lines((64, "32 1:1"), of=half_call)
+    cudnn = Cudnn(turn)
+    maker = Maker(cudnn, known)
+    maker.add(layer_of(64), "forward", False)
+    maker.add(layer_of(80), "forward", False)
+    assert {c.x[1] for c in cudnn.asked} == {64}
+    text = maker.content(["0" * 12])
+    if turn == 1000:
+        assert text == "0" * 12 + "\n"
+        return
+    own = known._replace(forms=tuple(maker.forms), text=text.encode())
+    for batch in (1, 22, 23, 32):
+        found, is_asked = conv_lines.look_up_float16(half_call(batch), known, own)
+        assert is_asked
+        assert found is not None
+        assert found.next_to == [conv_forms.form_bytes(half_call(batch), FORMS[int(batch < 23)])]
+
+
+def test_depthwise_layers_that_only_float16_gives_to_cudnn_are_asked() -> None:
+    """PyTorch gives cuDNN kernels of 1, 3 and 5 from 32 channels on, `_use_cudnn_depthwise`."""
+    asked = {
+        (channels, kernel): is_cudnns_in_float16_alone(layer_of(channels, kernel, channels))
+        for channels, kernel in ((64, 3), (32, 5), (16, 3), (64, 7))
+    }
+    assert asked == {(64, 3): True, (32, 5): True, (16, 3): False, (64, 7): False}
+    assert not is_cudnns_in_float16_alone(layer_of(64, 3, 2))
+    assert not is_cudnns_in_float16_alone(layer_of(64, 3, 1))
 
 
 def test_beyond_the_largest_size_asked_its_plan_goes_on_and_the_trees_interval_is_taken_in(
@@ -132,6 +224,20 @@ def test_the_files_are_sorted_and_name_forms_they_have(capability: tuple[int, in
         assert parts[0].startswith("1:")
         names = [part.split(":")[1] for part in parts]
         assert all("+" in name or int(name) < len(read.forms) for name in names)
+
+
+@pytest.mark.parametrize("capability", [c for c in conv_workspace.CAPABILITIES if conv_lines.load(c)], ids=str)
+def test_the_lines_of_float16_are_sorted_and_of_the_same_cudnn_and_card(capability: tuple[int, int]) -> None:
+    read, half = conv_lines.load(capability), conv_lines.load(capability, "float16")
+    assert read is not None
+    assert half is not None
+    assert (half.cudnn, half.multiprocessor_count, half.batches) == read[:3]
+    rows = half.text.decode().splitlines()
+    assert rows == sorted(rows)
+    own = [row[conv_lines.KEY :].split() for row in rows if row[conv_lines.KEY :]]
+    assert len(own) > 1000
+    names = {part.split(":")[1] for _, *parts in own for part in parts}
+    assert all("+" in name or int(name) < len(half.forms) for name in names)
 
 
 def test_runs_are_what_explains_most_batch_sizes() -> None:

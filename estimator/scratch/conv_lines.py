@@ -6,6 +6,9 @@ batch size on which form holds (`conv_forms.form_bytes`). At a batch size that w
 between, the plan is nearly always one of those around. Where the plans of two batch sizes asked differ, the batch size
 at which one takes over from the other was sought by halving: a start that is none of the file's batch sizes was asked,
 and so was the size below it.
+
+Float16 has the lines of bfloat16, asked again; `*.float16.lines` holds those whose workspaces are others in float16, of
+all the other lines' layers the workspaces agreed (`look_up_float16`).
 """
 
 from __future__ import annotations
@@ -74,6 +77,19 @@ def look_up(call: CudnnConv, lines: Lines) -> Around | None:
     return Around([sizes[forms[b]] for b in next_to], [sizes[form] for form in forms.values()], batch <= asked[-1])
 
 
+def look_up_float16(call: CudnnConv, lines: Lines, own: Lines | None) -> tuple[Around | None, bool]:
+    """What is known of a convolution in float16, and whether that was asked in float16.
+
+    `own` holds the lines that differ from those of bfloat16 in `lines`, and bare names of lines that were not asked.
+
+    Source: measured: conv_plans/*.float16.lines (benchmarks/conv_float16.py).
+    """
+    parts = find(own.text, fingerprint(call)) if own is not None else None
+    if own is not None and parts:
+        return look_up(call, own), True
+    return look_up(call, lines), own is not None and parts is None
+
+
 @lru_cache(maxsize=1024)  # one search asks for a layer at hundreds of batch sizes
 def _line_of(key: str, text: bytes, batches: tuple[int, ...]) -> tuple[list[int], list[int], list[str]] | None:
     """The line that starts with `key`: batch sizes asked, those at which a form begins, the forms."""
@@ -115,7 +131,7 @@ def find(text: bytes, key: str) -> list[str] | None:
 
 
 def fingerprint(call: CudnnConv) -> str:
-    """A short name of a convolution without its batch; float16 has that of bfloat16, whose plans nearly always agree."""
+    """A short name of a convolution without its batch; float16 has that of bfloat16, whose plans mostly agree."""
     return _named(
         call.kind, call.dtype, call.nhwc, call.x[1:], call.w, call.y[1:], call.stride, call.padding, call.dilation, call.groups
     )
@@ -130,9 +146,10 @@ def _named(kind: str, dtype: str, nhwc: bool, *rest: Any) -> str:
 
 
 @cache
-def load(capability: tuple[int, int]) -> Lines | None:
-    """Read the lines of a compute capability, None where it has none."""
-    file = files("estimator.scratch").joinpath("conv_plans").joinpath(f"{capability[0]}.{capability[1]}.lines")
+def load(capability: tuple[int, int], only: str = "") -> Lines | None:
+    """Read the lines of a compute capability, or those that `only` one type has; None where there are none."""
+    name = ".".join((*map(str, capability), *([only] if only else []), "lines"))
+    file = files("estimator.scratch").joinpath("conv_plans").joinpath(name)
     return read(file.read_bytes()) if file.is_file() else None
 
 

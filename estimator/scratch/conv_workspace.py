@@ -94,9 +94,14 @@ def look_up(call: CudnnConv, target: Target) -> Prediction:
     capability, is_measured = nearest_capability(target.device.compute_capability or (8, 0), call.dtype)
     guess = _by_tree(call, capability)
     lines = conv_lines.load(capability)
-    found = conv_lines.look_up(call, lines) if lines is not None and is_measured else None
+    found, is_of_type = None, True
+    if lines is not None and is_measured and call.dtype == "float16":
+        found, is_of_type = conv_lines.look_up_float16(call, lines, conv_lines.load(capability, "float16"))
+    elif lines is not None and is_measured:
+        found = conv_lines.look_up(call, lines)
     if lines is not None and found is not None:
-        return _by_line(found, guess, is_bound=found.is_within and _is_of_the_asked(call, target, lines))
+        is_bound = is_of_type and found.is_within and _is_of_the_asked(target, lines)
+        return _by_line(found, guess, is_bound=is_bound)
     if not is_measured:
         high = max(guess.high_bytes, guess.size_bytes + tensor_bytes(call))
         return Prediction(guess.size_bytes, 0, high, "assumed")
@@ -115,13 +120,13 @@ def _by_line(found: conv_lines.Around, guess: Prediction, *, is_bound: bool) -> 
     return Prediction(size, low, high, "modelled")
 
 
-def _is_of_the_asked(call: CudnnConv, target: Target, lines: conv_lines.Lines) -> bool:
-    """Whether the target's cuDNN, card and type are those that were asked for the lines."""
+def _is_of_the_asked(target: Target, lines: conv_lines.Lines) -> bool:
+    """Whether the target's cuDNN and card are those that were asked for the lines."""
     device = target.device
     is_same_card = device.multiprocessor_count == lines.multiprocessor_count
     if not is_same_card and device.compute_capability in COUNTING:
         return False
-    return cudnn_deviceless.BUNDLED.get(target.torch_release) == lines.cudnn and call.dtype != "float16"
+    return cudnn_deviceless.BUNDLED.get(target.torch_release) == lines.cudnn
 
 
 @lru_cache(maxsize=4096)  # layers repeat, and so do their steps
