@@ -98,7 +98,7 @@ PartitionName=cpu Nodes=t3 MaxTime=10 State=UP
     return {"slurm.conf": main, "gres.conf": "\n".join(gres) + "\n", "cgroup.conf": "ConstrainDevices=no\n"}
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def slurm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """A folder of a Slurm that runs, with SLURM_CONF set to its configuration."""
     reason = install()
