@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import pytest
 
-from benchmarks.conv_float16 import Maker, is_cudnns_in_float16_alone
 from benchmarks.conv_lines import Point, runs
 from benchmarks.conv_networks import networks
 from benchmarks.conv_patch_networks import channels_last_networks, patch_networks
-from benchmarks.conv_sample import Layer, output
+from benchmarks.conv_sample import output
 from benchmarks.conv_turns import straightened, turned
 from estimator.device import DeviceProfile, Target
 from estimator.scratch import conv_forms, conv_lines, conv_workspace
@@ -146,53 +145,14 @@ def test_a_layer_with_a_line_in_float16_alone_is_found(monkeypatch: pytest.Monke
     assert conv_workspace.look_up(bfloat16, target()) == conv_workspace._by_tree(bfloat16, (8, 0))
 
 
-class Cudnn:
-    """Stands for cuDNN: copies in bfloat16's layers; in float16 nothing from `turn` samples on; keeps the questions."""
-
-    def __init__(self, turn: int) -> None:
-        self.turn, self.asked = turn, list[CudnnConv]()
-
-    def __call__(self, call: CudnnConv) -> int:
-        self.asked.append(call)
-        form = FORMS[1] if call.x[0] < self.turn else FORMS[0]
-        return conv_forms.form_bytes(call, form)
-
-
-def layer_of(channels: int, kernel: int = 3, groups: int = 1) -> Layer:
-    x, padding = (channels, 56, 56), (kernel // 2,) * 2
-    return Layer(x, (channels, channels // groups, kernel, kernel), x, (1, 1), padding, (1, 1), groups)
-
-
-@pytest.mark.parametrize("turn", [1000, 23])
-def test_lines_of_float16_are_kept_where_they_differ(turn: int) -> None:
-    """Where float16 turns at 23 samples, the last size of copies is 22; a layer without a line is not asked."""
-    known = lines((64, "32 1:1"), of=half_call)
-    cudnn = Cudnn(turn)
-    maker = Maker(cudnn, known)
-    maker.add(layer_of(64), "forward", False)
-    maker.add(layer_of(80), "forward", False)
-    assert {c.x[1] for c in cudnn.asked} == {64}
-    text = maker.content(["0" * 12])
-    if turn == 1000:
-        assert text == "0" * 12 + "\n"
-        return
-    own = known._replace(forms=tuple(maker.forms), text=text.encode())
-    for batch in (1, 22, 23, 32):
-        found, is_asked = conv_lines.look_up_float16(half_call(batch), known, own)
-        assert is_asked
-        assert found is not None
-        assert found.next_to == [conv_forms.form_bytes(half_call(batch), FORMS[int(batch < 23)])]
-
-
-def test_depthwise_layers_that_only_float16_gives_to_cudnn_are_asked() -> None:
-    """PyTorch gives cuDNN kernels of 1, 3 and 5 from 32 channels on, `_use_cudnn_depthwise`."""
-    asked = {
-        (channels, kernel): is_cudnns_in_float16_alone(layer_of(channels, kernel, channels))
-        for channels, kernel in ((64, 3), (32, 5), (16, 3), (64, 7))
-    }
-    assert asked == {(64, 3): True, (32, 5): True, (16, 3): False, (64, 7): False}
-    assert not is_cudnns_in_float16_alone(layer_of(64, 3, 2))
-    assert not is_cudnns_in_float16_alone(layer_of(64, 3, 1))
+def test_a_line_asked_at_every_batch_size_tells_two_forms_in_turns(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Bits 0x11 of 16: remainders 0 and 4 have copies, the others nothing, from 3 samples on."""
+    use(monkeypatch, "32* 1:2 3:0%16%11%1")
+    for batch, size in ((1, 147_472), (2, 147_472), (3, 0), (4, copied(4)), (16, copied(16)), (20, copied(20)), (21, 0)):
+        found = conv_workspace.look_up(call(batch), target())
+        assert (found.size_bytes, found.high_bytes) == (size, size + 512), batch
+    assert conv_workspace.look_up(call(36), target()).size_bytes == copied(36)
+    assert conv_workspace.look_up(call(37), target()).size_bytes == 0
 
 
 def test_beyond_the_largest_size_asked_its_plan_goes_on_and_the_trees_interval_is_taken_in(
@@ -220,10 +180,15 @@ def test_the_files_are_sorted_and_name_forms_they_have(capability: tuple[int, in
     assert rows == sorted(rows)
     for row in rows[:: len(rows) // 500]:
         last, *parts = row[conv_lines.KEY :].split()
-        assert int(last) in read.batches
+        assert int(last.rstrip("*")) in read.batches
         assert parts[0].startswith("1:")
         names = [part.split(":")[1] for part in parts]
-        assert all("+" in name or int(name) < len(read.forms) for name in names)
+        assert all("+" in name or int(name) < len(read.forms) for name in plain(names))
+
+
+def plain(names: Iterable[str]) -> set[str]:
+    """The forms that parts of a line name, those in turns one by one."""
+    return {form for name in names for form in (name.split("%")[::3] if "%" in name else [name])}
 
 
 @pytest.mark.parametrize("capability", [c for c in conv_workspace.CAPABILITIES if conv_lines.load(c)], ids=str)
@@ -237,7 +202,7 @@ def test_the_lines_of_float16_are_sorted_and_of_the_same_cudnn_and_card(capabili
     own = [row[conv_lines.KEY :].split() for row in rows if row[conv_lines.KEY :]]
     assert len(own) > 1000
     names = {part.split(":")[1] for _, *parts in own for part in parts}
-    assert all("+" in name or int(name) < len(half.forms) for name in names)
+    assert all("+" in name or int(name) < len(half.forms) for name in plain(names))
 
 
 def test_runs_are_what_explains_most_batch_sizes() -> None:

@@ -5,7 +5,8 @@ one. A file `conv_plans/*.lines` holds for one compute capability a line a layer
 batch size on which form holds (`conv_forms.form_bytes`). At a batch size that was asked, the line is the answer; in
 between, the plan is nearly always one of those around. Where the plans of two batch sizes asked differ, the batch size
 at which one takes over from the other was sought by halving: a start that is none of the file's batch sizes was asked,
-and so was the size below it.
+and so was the size below it. Where plans come and go between the file's batch sizes, every batch size was asked
+(`benchmarks.conv_every`).
 
 Float16 has the lines of bfloat16, asked again; `*.float16.lines` holds those whose workspaces are others in float16, of
 all the other lines' layers the workspaces agreed (`look_up_float16`).
@@ -72,9 +73,11 @@ def look_up(call: CudnnConv, lines: Lines) -> Around | None:
         place = bisect_right(ends, batch)
         ends = ends[max(place - AROUND, 0) : place + AROUND]
         around = [b for b in asked if ends[0] <= b <= ends[-1]]
-    forms = {b: names[bisect_right(starts, b)] for b in around}
-    sizes = {form: run_bytes(call, form, lines.forms) for form in dict.fromkeys(forms.values())}
-    return Around([sizes[forms[b]] for b in next_to], [sizes[form] for form in forms.values()], batch <= asked[-1])
+    runs = {b: names[bisect_right(starts, b)] for b in around}
+    forms = [chosen(run, b) for b, run in runs.items()]
+    mine = [chosen(runs[b], batch) for b in next_to]
+    sizes = {form: run_bytes(call, form, lines.forms) for form in (*forms, *mine)}
+    return Around([sizes[form] for form in mine], [sizes[form] for form in forms], batch <= asked[-1])
 
 
 def look_up_float16(call: CudnnConv, lines: Lines, own: Lines | None) -> tuple[Around | None, bool]:
@@ -101,13 +104,31 @@ def _line_of(key: str, text: bytes, batches: tuple[int, ...]) -> tuple[list[int]
 
 
 def batches_asked(parts: Sequence[str], batches: Sequence[int]) -> list[int]:
-    """Batch sizes that were asked for a line: the file's up to the line's largest, and those on either side of a turn."""
+    """Batch sizes that were asked for a line: the file's up to the line's largest, and those on either side of a turn.
+
+    A star after the largest says that every one was asked.
+    """
+    if parts[0].endswith("*"):
+        return list(range(1, int(parts[0][:-1]) + 1))
     starts = {int(part.split(":")[0]) for part in parts[1:]}.difference(batches)
     return sorted({b for b in batches if b <= int(parts[0])} | starts | {start - 1 for start in starts})
 
 
+def chosen(part: str, batch: int) -> str:
+    """Of two forms that take turns, `A%period%bits%B`, the one of this batch size; any other part is itself.
+
+    B holds where the bit of the batch size's remainder is set (hexadecimal): how full the last tile of a product's rows is
+    comes again with these.
+    """
+    if "%" not in part:
+        return part
+    a, period, bits, b = part.split("%")
+    return b if int(bits, 16) >> batch % int(period) & 1 else a
+
+
 def run_bytes(call: CudnnConv, part: str, forms: tuple[Form, ...]) -> int:
-    """Bytes of one part of a line: a form's number, or `fixed+each`, bytes besides bytes for each sample."""
+    """Bytes of one part of a line: a form's number, or `fixed+each`, bytes besides bytes for each sample, or two in turns."""
+    part = chosen(part, call.x[0])
     if "+" in part:
         fixed, each = part.split("+")
         return max(int(fixed) + int(each) * call.x[0], 0)
