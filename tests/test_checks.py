@@ -24,7 +24,10 @@ CARD = DeviceProfile(name="card", kind="cuda", total_bytes=1 << 34, compute_capa
 
 def traced(loss: Callable[[Tensor], Tensor]) -> StepGraph:
     job = TrainingJob(
-        model=lambda: nn.Linear(16, 8), batch=lambda n: torch.randn(n, 16), loss=lambda m, x: loss(m(x)), optimizer="sgd"
+        model=lambda: nn.Linear(16, 8),
+        batch=lambda n: torch.randn(n, 16),
+        loss=lambda m, x: loss(m(x)),
+        optimizer="sgd",
     )
     return trace(job, Target(device=CARD, torch_version="2.11.0"), 4, steps=1)
 
@@ -84,8 +87,28 @@ def compared_whole(x: Tensor) -> Tensor:
     return plain(x)
 
 
+def is_small(x: Tensor) -> bool:
+    return bool((x < -9).any())
+
+
+def asked_by_a_function(x: Tensor) -> Tensor:
+    if is_small(x):
+        raise ValueError("too small")
+    return plain(x)
+
+
 @pytest.mark.parametrize(
-    "loss", [asserted, asserted_not, raised, raised_beside_another_test, raised_else, raised_after_another, compared_whole]
+    "loss",
+    [
+        asked_by_a_function,
+        asserted,
+        asserted_not,
+        raised,
+        raised_beside_another_test,
+        raised_else,
+        raised_after_another,
+        compared_whole,
+    ],
 )
 def test_a_check_is_taken_to_pass(loss: Any) -> None:
     assert_trained(traced(loss))
@@ -93,6 +116,10 @@ def test_a_check_is_taken_to_pass(loss: Any) -> None:
 
 def branches(x: Tensor) -> Tensor:
     return plain(x) if (x < -9).any() else x.sum()
+
+
+def branches_by_a_function(x: Tensor) -> Tensor:
+    return plain(x) if is_small(x) else x.sum()
 
 
 def leaves_out(x: Tensor) -> Tensor:
@@ -122,7 +149,7 @@ def repeats(x: Tensor) -> Tensor:
     return plain(x)
 
 
-@pytest.mark.parametrize("loss", [branches, leaves_out, caught, repeats])
+@pytest.mark.parametrize("loss", [branches, branches_by_a_function, leaves_out, caught, repeats])
 def test_a_branch_that_goes_on_otherwise_is_refused(loss: Any) -> None:
     with pytest.raises(DataDependentError):
         traced(loss)

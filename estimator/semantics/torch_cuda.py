@@ -7,6 +7,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import torch
+from torch.utils._pytree import tree_map_only
 
 from estimator.semantics.overlay import Overlay
 
@@ -105,7 +106,17 @@ def install(overlay: Overlay) -> None:
     for name, answer in accelerator.items():
         if hasattr(torch.accelerator, name):
             overlay.patch(torch.accelerator, name, answer)
+    overlay.patch(torch.nn.DataParallel, "forward", _on_one_device)
     overlay.patch(torch, "Generator", _generator_class(torch.Generator, overlay))
+
+
+def _on_one_device(parallel: torch.nn.DataParallel[Any], *inputs: Any, **kwargs: Any) -> Any:
+    """Call the module itself, with what it is given moved there: one device has no replicas.
+
+    Source: torch/nn/parallel/data_parallel.py, `DataParallel.forward`, 2.13; its scatter to one device takes views.
+    """
+    inputs, kwargs = tree_map_only(torch.Tensor, lambda t: t.to("cuda"), (inputs, kwargs))
+    return parallel.module(*inputs, **kwargs)
 
 
 def _generator_class(true: type[torch.Generator], overlay: Overlay) -> type:

@@ -13,7 +13,7 @@ from torch.utils._device import DeviceContext
 
 from estimator.errors import JobError
 from estimator.ledger import Category
-from estimator.trace.recorder import Recorder
+from estimator.trace.recorder import DEVICE, Recorder
 from estimator.trace.values import known_value, set_known
 
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
@@ -40,11 +40,16 @@ class _OnMeta(DeviceContext):
     def __init__(self, recorder: Recorder) -> None:
         super().__init__(torch.device("meta"))  # type: ignore[no-untyped-call]
         self._recorder = recorder
+        self.refuses_moves = False
 
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         kwargs = dict(kwargs or {})
+        if func in _MOVE and args[0].is_meta and not isinstance(args[0], FakeTensor):
+            return self._moved(func, *args, **kwargs)
+        if kwargs.get("device") == DEVICE:
+            kwargs["device"] = None  # which stands for it until the model is there
         if func in _FROM_DATA and kwargs.get("device") is None and not (args and isinstance(args[0], Tensor)):
             requires_grad = kwargs.pop("requires_grad", False)
             recording, self._recorder.recording = self._recorder.recording, False
@@ -55,33 +60,63 @@ class _OnMeta(DeviceContext):
             return made.to("meta").requires_grad_(requires_grad)
         return super().__torch_function__(func, types, args, kwargs)  # type: ignore[no-untyped-call]
 
+    def _moved(self, func: Any, t: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        """A tensor that the factory moves stays where it is, in the type and layout that it asks for."""
+        dtype, device, layout = None, None, kwargs.pop("memory_format", None)
+        if func is Tensor.to:  # what `cuda()` has become under CUDA's semantics
+            device, dtype, _, layout = torch._C._nn._parse_to(*args, **kwargs, memory_format=layout)
+        if device == DEVICE and self.refuses_moves:
+            raise _MovedByFactory
+        wanted: dict[str, Any] = {"dtype": dtype, "memory_format": layout, "copy": kwargs.get("copy")}
+        wanted = {name: value for name, value in wanted.items() if value is not None}
+        return t.to(**wanted) if wanted else t
 
+
+class _MovedByFactory(BaseException):
+    """The factory builds on the host and moves what it has built to the device. No `except Exception` of its own holds it."""
+
+
+_MOVE = frozenset({Tensor.to, Tensor.cuda, Tensor.cpu})
 _FROM_DATA = frozenset({torch.tensor, torch.as_tensor, torch.asarray})
 
 
 @contextlib.contextmanager
-def on_meta(precision: str, recorder: Recorder) -> Iterator[None]:
-    """Make new tensors on the meta device in the job's dtype, as a model is built."""
-    with _OnMeta(recorder), default_dtype(precision):
+def on_meta(precision: str, recorder: Recorder, *, refuses_moves: bool = False) -> Iterator[None]:
+    """Make new tensors on the meta device in the job's dtype, as a model is built.
+
+    With `refuses_moves`, `_MovedByFactory` is raised where one of them is moved to the device.
+    """
+    place = _OnMeta(recorder)
+    place.refuses_moves = refuses_moves
+    with place, default_dtype(precision):
         yield
 
 
-def make_model(given: Any, precision: str, recorder: Recorder, *, on_device: bool) -> nn.Module:
+def make_model(given: Any, precision: str, recorder: Recorder, *, on_device: bool) -> tuple[nn.Module, bool]:
     """Call the job's factory under the meta device, or take its live module.
 
-    With `on_device` the factory's own allocations are recorded, in its order.
+    With `on_device` the factory's own allocations are recorded, in its order; not those of a factory that moves what it
+    has built to the device (`Net().to("cuda")`), which builds it on the host: that one is called again.
+
+    Returns:
+        The model, and whether its building is recorded (as that of a live module would be).
 
     Raises:
         JobError: what comes out is no `nn.Module`.
     """
     if isinstance(given, nn.Module):
-        return given
+        return given, on_device
     recorder.recording = on_device
     try:
-        with on_meta(precision, recorder), recorder:
+        with on_meta(precision, recorder, refuses_moves=on_device and not recorder.whole_host), recorder:
             model = given()
+    except _MovedByFactory:
+        model = None
     finally:
         recorder.recording = True
+    if model is None and on_device:
+        recorder.start_over()
+        return make_model(given, precision, recorder, on_device=False)
     if not isinstance(model, nn.Module):
         raise JobError(
             "the model factory gives no nn.Module",
@@ -89,7 +124,7 @@ def make_model(given: Any, precision: str, recorder: Recorder, *, on_device: boo
             where="TrainingJob.model",
             allowed="an nn.Module or a function of no arguments that returns one",
         )
-    return model
+    return model, on_device
 
 
 class _Faker:

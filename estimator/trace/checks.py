@@ -49,15 +49,27 @@ def asks_for_truth(func: Any, args: tuple[Any, ...]) -> bool:
 def passing_answer() -> bool | None:
     """What the Python statement that now asks for a tensor's truth must hear to go on; None where it is no check.
 
-    A check is an `assert`, or an `if` one of whose branches does nothing but raise, outside of any `try` that could catch it.
+    A check is an `assert`, or an `if` one of whose branches does nothing but raise, outside of any `try` that could catch
+    it. A function that does nothing with the truth but return it (`return bool(x)`) asks for its caller.
     """
-    frame: FrameType | None = sys._getframe(1)
+    frame = _of_the_program(sys._getframe(1))
+    while frame is not None:
+        file, line = frame.f_code.co_filename, frame.f_lineno
+        if not any(span.start[0] <= line <= span.end[0] for span in _read(file).returned):
+            return _answer(frame)
+        frame = _of_the_program(frame.f_back)
+    return None
+
+
+def _of_the_program(frame: FrameType | None) -> FrameType | None:
     while frame is not None and is_machinery(frame.f_code.co_filename):
         frame = frame.f_back
-    if frame is None:
-        return None
+    return frame
+
+
+def _answer(frame: FrameType) -> bool | None:
     line = frame.f_lineno
-    asked = [q for q in _questions(frame.f_code.co_filename) if q.span.start[0] <= line <= q.span.end[0]]
+    asked = [q for q in _read(frame.f_code.co_filename).questions if q.span.start[0] <= line <= q.span.end[0]]
     at = _position(frame.f_code, frame.f_lasti)
     # The jump behind a test stands at the test or at its statement, as Python's version has it; what a part of a
     # comparison is asked for is a number to it and not the comparison's truth.
@@ -78,14 +90,27 @@ def _position(code: CodeType, offset: int) -> _Span | None:
     return _Span((line, column), (end_line, end_column))
 
 
+class _File(NamedTuple):
+    """What a file's checks ask, and where it returns the truth of something and nothing else."""
+
+    questions: tuple[_Question, ...] = ()
+    returned: tuple[_Span, ...] = ()
+
+
 @lru_cache(maxsize=64)
-def _questions(file: str) -> tuple[_Question, ...]:
-    """Everything that a file's checks ask."""
+def _read(file: str) -> _File:
     try:
         tree = ast.parse("".join(linecache.getlines(file)))
     except (SyntaxError, ValueError):
-        return ()
-    return tuple(_in_statements(tree, caught=False))
+        return _File()
+    returns = [node.value for node in ast.walk(tree) if isinstance(node, ast.Return)]
+    calls = [v for v in returns if isinstance(v, ast.Call) and isinstance(v.func, ast.Name) and v.func.id == "bool"]
+    return _File(tuple(_in_statements(tree, caught=False)), tuple(_span(call) for call in calls))
+
+
+def _span(node: ast.expr) -> _Span:
+    end_line, end_column = node.end_lineno or node.lineno, node.end_col_offset or node.col_offset
+    return _Span((node.lineno, node.col_offset), (end_line, end_column))
 
 
 def _in_statements(node: ast.AST, caught: bool) -> Iterator[_Question]:
@@ -111,6 +136,5 @@ def _asked(test: ast.expr, wanted: bool) -> Iterator[_Question]:
     elif isinstance(test, ast.BoolOp):
         for value in test.values:
             yield from _asked(value, wanted)
-    elif test.end_lineno is not None and test.end_col_offset is not None:
-        span = _Span((test.lineno, test.col_offset), (test.end_lineno, test.end_col_offset))
-        yield _Question(span, wanted, isinstance(test, ast.Compare))
+    else:
+        yield _Question(_span(test), wanted, isinstance(test, ast.Compare))

@@ -82,6 +82,14 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self.phase = phase
         self.graph.phases.append((phase, len(self.graph.events)))
 
+    def start_over(self) -> None:
+        """Forget all that was recorded in this phase, the first; what is left of it dies unseen."""
+        graph = self.graph
+        graph.ops, graph.events, graph.phases = [], [], [(self.phase, 0)]
+        graph.categories.clear()
+        graph.names.clear()
+        self._live, self._born = {}, 0
+
     def label(self, tensor: Tensor, category: Category, name: str = "") -> None:
         """Say what the storage of `tensor` is for. The first label that is given stays."""
         if tensor.layout is torch.sparse_coo:

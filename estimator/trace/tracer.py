@@ -23,6 +23,7 @@ from estimator.trace.batches import batch_maker
 from estimator.trace.build import lent, make_model, register_storages
 from estimator.trace.closures import decisions_of
 from estimator.trace.collated import BatchMaker
+from estimator.trace.copies import fakes_deep_copied
 from estimator.trace.eager import run_as_written
 from estimator.trace.explain import explained
 from estimator.trace.fakes import Fakes, without_cuda_guard
@@ -75,17 +76,18 @@ def trace(
     with contextlib.ExitStack() as stack:
         stack.enter_context(_undisturbed())
         stack.enter_context(without_cuda_guard())
+        stack.enter_context(fakes_deep_copied())
         stack.enter_context(explained(graph))
         stack.enter_context(run_as_written(graph))
         stack.enter_context(recorder.assumed.handed_out())
         overlay = stack.enter_context(semantics(target)) if semantics is not None else None
         recorder.mark("model")
-        model = make_model(job.model, job.precision, recorder, on_device=job.build == "device")
+        model, recorded = make_model(job.model, job.precision, recorder, on_device=job.build == "device")
         initialise(model, job, recorder, batch_size)
-        model = _converted(job, model, recorder)
+        model = _converted(job, model, recorder, recorded)
         stack.enter_context(lent(model, mode, job.precision, recorder.device, live=isinstance(job.model, nn.Module)))
         model.train(job.mode == "train")
-        register_storages(model, recorder, live=isinstance(job.model, nn.Module) or job.build == "host")
+        register_storages(model, recorder, live=isinstance(job.model, nn.Module) or not recorded)
         paths.name_modules(model)
         stack.enter_context(paths)
         runner = _runner(job, model, recorder, mode, overlay)
@@ -132,10 +134,10 @@ def _order_deaths(graph: StepGraph) -> None:
         begin = end
 
 
-def _converted(job: TrainingJob, model: nn.Module, recorder: Recorder) -> nn.Module:
+def _converted(job: TrainingJob, model: nn.Module, recorder: Recorder, recorded: bool) -> nn.Module:
     if not job.channels_last:
         return model
-    recorder.recording = job.build == "device"
+    recorder.recording = recorded
     try:
         with recorder:
             return model.to(memory_format=torch.channels_last)  # type: ignore[call-overload,no-any-return]
