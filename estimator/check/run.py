@@ -180,7 +180,7 @@ def _answer(entry: JobEntry, options: JobOptions, progress: Callable[[str], None
 
     profile = resolve_device(entry.device, entry.memory, entry.profiles)
     progress("loading the job")
-    loaded = load_job(entry.job, options) if job is None else with_run_options(job, options)
+    loaded = load_job(entry.job, options, on_card=profile.kind == "cuda") if job is None else with_run_options(job, options)
     from estimator.pipeline import estimate
 
     limits: dict[str, Any] = {} if entry.time_limit is None else {"time_limit_seconds": entry.time_limit}

@@ -68,7 +68,10 @@ def advise(
     limits: dict[str, Any] = {} if time_limit is None else {"time_limit_seconds": time_limit}
     with answer_alone_on_stdout(), Progress(quiet=quiet) as progress:
         progress("loading the job")
-        loaded, _ = read_job(job, job_options.pop("config") or (), **job_options)
+        from estimator.devices import is_card
+
+        files = job_options.pop("config") or ()
+        loaded, _ = read_job(job, files, on_card=is_card(device, profiles), **job_options)
         from estimator.advice.run import advise as find_changes
 
         advice = find_changes(

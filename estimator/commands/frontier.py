@@ -87,7 +87,7 @@ def frontier(
         devices = devices_of(device, memory, profiles)
         settings = Settings(name, torch_version, allow_real_run, isolate, time_limit, workers)
         files = tuple(job_options.pop("config", None) or ())
-        job_at = partial(job_by_size, job, files, job_options, name)
+        job_at = partial(job_by_size, job, files, job_options, name, all(d.kind == "cuda" for d in devices))
         with Bar("sizes", quiet=quiet) as bar:
             found = found_frontier(job_at, wanted, devices, settings, bar, begun)
         if plot is not None:

@@ -17,12 +17,15 @@ if TYPE_CHECKING:
 _VERSION = re.compile(r"\d+\.\d+(\.\d+)?([a-z+.].*)?")
 
 
-def read_job(spec: str, files: Sequence[Path] = (), **options: Any) -> tuple[TrainingJob, int | None]:
+def read_job(
+    spec: str, files: Sequence[Path] = (), *, on_card: bool = False, **options: Any
+) -> tuple[TrainingJob, int | None]:
     """Load the job and lay over it the options of the files, later over earlier, and those of the command line.
 
     Args:
         spec: what the command line calls JOB.
         files: TrainingArguments or DeepSpeed configurations.
+        on_card: whether the job is for a GPU, as of `estimator.sources.load_job`.
         options: fields of `estimator.sources.JobOptions`; None where nothing was said.
 
     Returns:
@@ -34,7 +37,7 @@ def read_job(spec: str, files: Sequence[Path] = (), **options: Any) -> tuple[Tra
     from estimator.sources import load_job
 
     laid = lay_options(files, **options)
-    return load_job(spec, laid), laid.batch_size
+    return load_job(spec, laid, on_card=on_card), laid.batch_size
 
 
 def lay_options(files: Sequence[Path] = (), **options: Any) -> JobOptions:
@@ -73,6 +76,8 @@ def read_size(text: str | None, option: str) -> int | None:
     return None if text is None else parse_bytes(text, where=option)
 
 
-def job_by_size(spec: str, files: Sequence[Path], options: Mapping[str, Any], over: str, size: int) -> TrainingJob:
+def job_by_size(
+    spec: str, files: Sequence[Path], options: Mapping[str, Any], over: str, on_card: bool, size: int
+) -> TrainingJob:
     """The job with samples of one size: `read_job` with one more option, as another process can call it too."""
-    return read_job(spec, files, **{**options, over: size})[0]
+    return read_job(spec, files, on_card=on_card, **{**options, over: size})[0]

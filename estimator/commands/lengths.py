@@ -146,9 +146,10 @@ def lengths(
         name = over_named(over)
         (profile,) = devices_of(device, memory, profiles)
         with Bar("samples", quiet=quiet) as bar:
+            on_card = profile.kind == "cuda"
+            asked = job_of(job, job_options, name, has_lengths=lengths is not None, on_card=on_card)
             data = gathered(
-                job_of(job, job_options, name, has_lengths=lengths is not None), lengths, column=column, sampler=None,
-                over=name, batch_size=batch_size, max_length=max_length, multiple=pad_to_multiple_of,
+                asked, lengths, column=column, sampler=None, over=name, batch_size=batch_size, max_length=max_length, multiple=pad_to_multiple_of,
                 max_samples=max_samples, advance=bar,
             )  # fmt: skip
         settings = Settings(data.over, torch_version, allow_real_run, isolate, time_limit, workers)
@@ -174,7 +175,7 @@ def lengths(
 
 
 def job_of(
-    spec: str, said: dict[str, Any], over: str, *, has_lengths: bool
+    spec: str, said: dict[str, Any], over: str, *, has_lengths: bool, on_card: bool = False
 ) -> TrainingJob | Callable[[int], TrainingJob]:
     """The job where its own data tell the lengths, else the job as a function of the length.
 
@@ -187,16 +188,16 @@ def job_of(
         raise UsageError(f"--{option} is one length, and the data have many", got=f"--{option} {said[over]}")
     options = dict(said)
     files = tuple(options.pop("config", None) or ())
-    by_size = partial(job_by_size, spec, files, options, over)
+    by_size = partial(job_by_size, spec, files, options, over, on_card)
     if not has_lengths:
-        return read_job(spec, files, **options)[0]
+        return read_job(spec, files, on_card=on_card, **options)[0]
     try:
         by_size(1 << 3)
     except SourceError as error:
         if "does not take" not in error.what:
             return by_size
         # It may be a job on its own data, whose lengths are in a file.
-        loaded = read_job(spec, files, **options)[0]
+        loaded = read_job(spec, files, on_card=on_card, **options)[0]
         from estimator.data.gather import holds_samples
 
         if not holds_samples(loaded.batch):

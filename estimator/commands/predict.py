@@ -99,12 +99,14 @@ def predict(
     limits: dict[str, Any] = {} if time_limit is None else {"time_limit_seconds": time_limit}
     with answer_alone_on_stdout(), Progress(quiet=quiet) as progress:
         progress("looking up the device")
-        from estimator.devices import is_this_machine, resolve_device
+        from estimator.devices import is_card, is_this_machine, resolve_device
 
         # This machine after the job: what the job imports is part of what an interpreter takes of its memory.
         profile = None if is_this_machine(device) else resolve_device(device, memory, profiles)
         progress("loading the job")
-        loaded, wanted = read_job(job, job_options.pop("config") or (), **job_options, batch_size=batch_size)
+        files = job_options.pop("config") or ()
+        on_card = is_card(profile or device, profiles)
+        loaded, wanted = read_job(job, files, on_card=on_card, **job_options, batch_size=batch_size)
         profile = profile or resolve_device(device, memory, profiles)
         if timeline is not None and profile.kind != "cuda":
             raise UsageError(

@@ -123,7 +123,7 @@ def slurm(
             chosen = _chosen(cluster, partition)
         progress("loading the job")
         files = job_options.pop("config") or ()
-        loaded, wanted = read_job(job, files, **job_options, batch_size=batch_size)
+        loaded, wanted = read_job(job, files, on_card=True, **job_options, batch_size=batch_size)
         loading = loading.over(loaded)
         predict = _predictor(loaded, torch_version, allow_real_run, isolate, time_limit, progress)
         host = _host_of(loaded, loading)

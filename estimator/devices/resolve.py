@@ -8,7 +8,7 @@ from pathlib import Path
 from estimator.device import DeviceProfile
 from estimator.devices.catalogue import find_device
 from estimator.devices.files import read_profile
-from estimator.devices.here import cpu_here, this_device
+from estimator.devices.here import cpu_here, gpus_here, this_device
 from estimator.errors import DeviceError
 from estimator.units import format_bytes, parse_bytes
 
@@ -41,6 +41,19 @@ def is_this_machine(device: str | None) -> bool:
     """Whether a name of a device stands for whatever this machine has, so that answers differ between machines."""
     name = "here" if device is None else device.strip().casefold()
     return name in ("here", "cpu") or _LOCAL_GPU.fullmatch(name) is not None
+
+
+def is_card(device: str | Path | DeviceProfile | None = None, profiles: Path | None = None) -> bool:
+    """Whether a device is a GPU, found out without measuring anything; arguments as of `resolve_device`.
+
+    Raises:
+        DeviceError: no such device.
+    """
+    if isinstance(device, str) and device.strip().casefold() == "cpu":
+        return False
+    if device is None or (isinstance(device, str) and is_this_machine(device)):
+        return bool(gpus_here(profiles))
+    return _find(device, profiles)[0].kind == "cuda"
 
 
 def _find(device: str | Path | DeviceProfile | None, profiles: Path | None) -> tuple[DeviceProfile, bool]:

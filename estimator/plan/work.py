@@ -84,7 +84,9 @@ def _solved(task: Task) -> Iterator[Solved]:
 
     limits: dict[str, Any] = {} if task.time_limit_seconds is None else {"time_limit_seconds": task.time_limit_seconds}
     try:
-        traces = Traces(load_job(task.spec, JobOptions(**task.options)), larger_vouches=True, **limits)
+        on_card = all(part.device.kind == "cuda" for part in task.parts)
+        job = load_job(task.spec, JobOptions(**task.options), on_card=on_card)
+        traces = Traces(job, larger_vouches=True, **limits)
     except Exception as error:
         yield from (Solved(part.key, error_result(error)) for part in task.parts)
         return

@@ -11,6 +11,7 @@ from typing import Any
 
 from estimator.errors import SourceError
 from estimator.job import TrainingJob
+from estimator.sources.card import loaded_for_a_card
 from estimator.sources.files import options_from_file
 from estimator.sources.options import RUN_FIELDS, JobOptions, LoraOptions
 from estimator.sources.phases import with_phases
@@ -28,12 +29,14 @@ SCHEMES = {
 FORMS = "package.module:attr, path/to/file.py:attr, torchvision:NAME, timm:NAME or hf:PATH"
 
 
-def load_job(spec: str, options: JobOptions | None = None) -> TrainingJob:
+def load_job(spec: str, options: JobOptions | None = None, *, on_card: bool = False) -> TrainingJob:
     """Make the job that a specification names, with the options laid over it.
 
     Args:
         spec: `package.module:attr`, `path/to/file.py:attr`, `torchvision:NAME`, `timm:NAME` or `hf:PATH`.
         options: what to change; None leaves everything.
+        on_card: the job is for a GPU, though there may be none here: code that chooses its device as it is loaded, by
+            `torch.cuda.is_available()`, is told that there is one.
 
     Raises:
         SourceError: the specification names nothing, the library it needs is absent, an option does not apply to it,
@@ -50,7 +53,10 @@ def load_job(spec: str, options: JobOptions | None = None) -> TrainingJob:
         name = spec
         module = import_module("estimator.sources.module")
         _refuse_what_is_no_module(spec)
-    job: TrainingJob = module.load(name, options)
+        if on_card:
+            job = loaded_for_a_card(lambda: module.load(name, options))
+            return with_phases(with_run_options(job, options), options)
+    job = module.load(name, options)
     return with_phases(with_run_options(job, options), options)
 
 

@@ -51,7 +51,9 @@ def explained(graph: StepGraph) -> Iterator[None]:
         if _two_devices(error):
             raise TraceError(
                 "a tensor of the host meets one of the device", got=str(error).replace("cpu:0", "the device")[:500],
-                where=_where(error, graph), hint="make it there, or move it: x.to(other.device)",
+                where=_where(error, graph),
+                hint="make it there, or move it: x.to(other.device). A device that was chosen outside of the job's functions, by "
+                "torch.cuda.is_available(), is this machine's: choose it within them, or name the file to batch-estimator",
             ) from error  # fmt: skip
         raise TraceError(
             "the step fails on tensors without data",

@@ -11,7 +11,8 @@ import copy
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from estimator.errors import TraceError
 from estimator.job import TrainingJob
@@ -27,6 +28,25 @@ from estimator.trace.step import AUTOCAST
 from estimator.trace.trees import map_tensors
 
 
+class _OnHost(TorchFunctionMode):
+    """Takes a job that names the card, or chose it as it was loaded, to the CPU that it runs on here."""
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        kwargs = {name: _host_for(value) if name == "device" else value for name, value in (kwargs or {}).items()}
+        if func is Tensor.cuda:
+            return args[0]
+        if func is Tensor.to:
+            args = (args[0], *map(_host_for, args[1:]))
+        return func(*args, **kwargs)
+
+
+def _host_for(value: Any) -> Any:
+    named = isinstance(value, (str, torch.device)) and str(value).startswith("cuda")
+    return torch.device("cpu") if named else value
+
+
 def record_reads(job: TrainingJob, batch_size: int, steps: int) -> Reads:
     """Run the job's steps for real on the CPU with `batch_size` samples and keep what they read.
 
@@ -35,7 +55,7 @@ def record_reads(job: TrainingJob, batch_size: int, steps: int) -> Reads:
     """
     reads = Reads()
     try:
-        with random_kept(), Reading(reads):
+        with random_kept(), _OnHost(), Reading(reads):
             _run(job, batch_size, steps)
     except Exception as error:
         raise TraceError(
