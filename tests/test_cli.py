@@ -43,7 +43,7 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
 
     asked: dict[str, Any] = {"answer": made_up_estimate, "job": JOB}
 
-    def load_job(spec: str, options: Any = None) -> TrainingJob:
+    def load_job(spec: str, options: Any = None, *, on_card: bool = False) -> TrainingJob:
         asked.update(spec=spec, options=options)
         return asked["job"]
 
