@@ -262,6 +262,16 @@ def videos(t: Tracer, frames: int, size: int) -> None:
         t.conv(x, k)
 
 
+def auxiliary_heads(t: Tracer, size: int) -> None:
+    """The second heads that GoogLeNet, Inception-v3 and segmentation on a dilated ResNet have in training alone."""
+    if size == 224:
+        for c in (512, 528):
+            t.conv((c, 4, 4), 128, 1)
+    if size == 299:
+        t.conv(t.conv((768, 5, 5), 128, 1), 768, 5, 1, 0)
+    t.conv(t.conv((1024, -(-size // 8), -(-size // 8)), 256), 21, 1)
+
+
 def grid() -> Iterator[Layer]:
     """Layers of networks that people write themselves: usual channels, square images, usual kernels."""
     widths = (16, 32, 48, 64, 96, 128, 192, 256, 384, 512)
@@ -320,6 +330,8 @@ def networks() -> Iterator[tuple[str, Found]]:
             yield run("detector", detector, size, width, 3)
     for size in (256, 320, 512, 640, 800, 1024):
         yield run("pyramid", pyramid, size)
+    for size in (224, 256, 299, 320, 384, 480, 512, 520):
+        yield run("auxiliary_heads", auxiliary_heads, size)
     for size in (28, 32, 64):
         yield run("small_images", small_images, size)
     for length in (8000, 16000, 32000, 48000, 80000, 160000):
