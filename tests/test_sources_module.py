@@ -146,7 +146,9 @@ def test_repeated_blocks_are_checkpointed_and_compute_the_same(tmp_path: Path) -
         grads.append((model[0][0].weight.grad, len(saved)))
     assert torch.equal(grads[0][0], grads[1][0])
     # Plain: of each block its input, weight and result, but for the first weight, as no gradient of x is wanted.
-    assert (grads[0][1], grads[1][1]) == (3 * 3 - 1, 3)
+    # Checkpointed: of each block its input, which torch 2.11 saves twice.
+    assert grads[0][1] == 3 * 3 - 1
+    assert grads[1][1] in (3, 2 * 3)
 
 
 def test_a_model_without_blocks_cannot_be_checkpointed(tmp_path: Path) -> None:

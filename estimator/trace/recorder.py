@@ -290,8 +290,9 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         """Make fakes of the real results of an op that reads values, on the device of its first tensor."""
         if isinstance(real, Tensor):
             given = next(a for a in args if isinstance(a, Tensor))
+            place = given.fake_device if isinstance(given, FakeTensor) else given.device  # not as user code sees it
             with self._fake_mode:
-                out = torch.empty_strided(real.shape, real.stride(), dtype=real.dtype, device=given.device)
+                out = torch.empty_strided(real.shape, real.stride(), dtype=real.dtype, device=place)
             set_known(out, real)
             return out
         return tuple(self._fake_like(r, args) for r in real) if isinstance(real, (tuple, list)) else real
