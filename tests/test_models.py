@@ -216,11 +216,14 @@ def test_lbfgs_evaluates_the_loss_itself(monkeypatch: pytest.MonkeyPatch) -> Non
 
         return optimizer.step(closure)
 
+    torch.manual_seed(0)  # so that no direction of the real run is left out of its memory, which the answer warns of
     real = measured(net, lbfgs, pairs, step=step)
     for asked in (job(optimizer=lbfgs), job(optimizer=lbfgs, loss=None, step=step)):
         found = predicted(asked, monkeypatch)
         assert found.at(SAMPLES).peak_requested_bytes == real
         assert not {w.code for w in found.warnings} & {"real-run", "values-assumed"}
+        (said,) = [w.message for w in found.warnings if w.code == "lbfgs-curvature"]
+        assert f"{2 * 4 * (64 * 128 + 128 + 128 * 10 + 10)} bytes" in said
 
 
 def test_lbfgs_is_counted_with_its_memory_full() -> None:

@@ -21,7 +21,7 @@ from estimator.random_state import random_kept
 from estimator.trace.after import run_after_steps
 from estimator.trace.batches import batch_maker
 from estimator.trace.build import lent, make_model, register_storages
-from estimator.trace.closures import decisions_of
+from estimator.trace.closures import decisions_of, remark_of
 from estimator.trace.collated import BatchMaker
 from estimator.trace.copies import fakes_deep_copied
 from estimator.trace.eager import run_as_written
@@ -93,6 +93,7 @@ def trace(
         runner = _runner(job, model, recorder, mode, overlay)
         if (decisions := decisions_of(runner.optimizer, steps)) is not None:
             recorder.on_unknown = either(recorder.on_unknown, decisions.next_at)
+            graph.warnings.append(("lbfgs-curvature", remark_of(runner.optimizer)))
         for index in range(steps):
             runner.run(index, batch_size)
             _collect_cycles(graph, recorder, index)
