@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from estimator.device import DeviceProfile, Target
-from estimator.errors import DataDependentError, TraceError
+from estimator.errors import DataDependentError, MissingKernelError, TraceError
 from estimator.graph import StepGraph
 from estimator.job import TrainingJob
 from estimator.trace import trace
@@ -196,3 +196,15 @@ def test_a_tensor_of_the_host_beside_one_of_the_device_is_said_to_be_that() -> N
     with pytest.raises(TraceError, match="a tensor of the host meets one of the device") as caught:
         traced(lambda x: plain(x @ torch.eye(8)))
     assert "cpu:0" not in str(caught.value)
+
+
+def test_an_op_of_the_compiler_is_named() -> None:
+    from torch.nn.attention.flex_attention import flex_attention
+
+    def flexible(x: Tensor) -> Tensor:
+        q = x.view(1, 1, -1, 8).expand(2, 2, 4, 8).contiguous()
+        return flex_attention(q, q, q).mean()  # type: ignore[union-attr]
+
+    with pytest.raises(MissingKernelError, match="flex_attention") as caught:
+        traced(flexible)
+    assert "scaled_dot_product_attention" in str(caught.value)

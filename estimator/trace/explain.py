@@ -80,6 +80,13 @@ def no_fake_kernel(error: BaseException) -> bool:
 
 def _missing_kernel(error: BaseException, graph: StepGraph) -> MissingKernelError:
     got = (str(error).splitlines() or [""])[0][:300]
+    if "HigherOrderOperator" in got or "FlexAttention" in got:  # flex_attention, cond, while_loop: made for the compiler
+        name = got.partition("HigherOrderOperator ")[2].partition(" ")[0] or "flex_attention"
+        return MissingKernelError(
+            "an op of the compiler's own cannot be traced", got=name, where=_where(error, graph),
+            hint="let the job take the plain way for this answer: F.scaled_dot_product_attention in the place of "
+            "flex_attention, Python's own branches and loops in the place of torch.cond and while_loop",
+        )  # fmt: skip
     nested = "nested" in got  # attention of jagged tensors goes through the old layout where no fused kernel takes it
     return MissingKernelError(
         "an op has no kernel for tensors without data",
