@@ -347,7 +347,7 @@ def test_what_is_asked_of_the_engine(project: Project, monkeypatch: pytest.Monke
     monkeypatch.chdir(tmp_path)
     asked: dict[str, Any] = {}
 
-    def load_job(spec: str, options: Any) -> str:
+    def load_job(spec: str, options: Any, *, on_card: bool) -> str:
         asked.update(spec=spec, options=options)
         return "the job"
 

@@ -187,6 +187,6 @@ def test_every_option_of_predict_is_a_key() -> None:
 
     from estimator.commands.predict import predict
 
-    about_the_answer = {"timeline", "graph", "as_json", "verbose", "quiet", "debug"}
+    about_the_answer = {"timeline", "graph", "html", "as_json", "verbose", "quiet", "debug"}
     about_the_host = {"workers", "prefetch_factor", "pin_memory", "state_load"}
     assert set(signature(predict).parameters) - about_the_answer - about_the_host <= set(JOB_KEYS)
