@@ -13,7 +13,8 @@ from torch.utils._device import DeviceContext
 
 from estimator.errors import JobError
 from estimator.ledger import Category
-from estimator.trace.recorder import DEVICE, Recorder
+from estimator.trace.recorder import Recorder
+from estimator.trace.results import DEVICE
 from estimator.trace.values import known_value, set_known
 
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}

@@ -26,13 +26,10 @@ from estimator.trace.explain import no_fake_kernel
 from estimator.trace.fakes import Fakes
 from estimator.trace.lists import NOT_DONE, run_on_lists
 from estimator.trace.paths import ModulePaths
+from estimator.trace.results import DEVICE, HOST, collect, with_their_arguments
 from estimator.trace.shapes import CTC, ctc_loss, with_places
 from estimator.trace.values import READERS, Follower, known_value, set_known
 from estimator.trace.wrappers import any_wrapper, is_composite, parts
-
-DEVICE = torch.device("cpu", 0)
-"""Stands for the target device in a trace. Host tensors are on `cpu` without an index, so the two never mix unseen."""
-HOST = torch.device("cpu")
 
 _GIVE_HOST_TENSORS = ("aten::_scaled_dot_product", "aten::_flash_attention", "aten::_efficient_attention",
                       "aten::_pack_padded_sequence")  # fmt: skip
@@ -193,7 +190,7 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         index = len(self.graph.ops)
         outputs: list[TensorSpec] = []
         tensors: list[Tensor] = []
-        _collect(out, tensors)
+        collect(out, tensors)
         born: list[Tensor] = []
         for t in tensors:
             if self._on_device(t):
@@ -231,7 +228,7 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def _touches_device(self, args: tuple[Any, ...]) -> bool:
         """Whether an op without results (foreach and fused ops in place) works on device tensors."""
         given: list[Tensor] = []
-        _collect(args, given)
+        collect(args, given)
         return bool(given) and self._on_device(given[0])
 
     def _run(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -270,7 +267,7 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
                     raise
                 return self._fake_like(told, args)
         if not self.whole_host and "device" not in kwargs and not func._schema.name.startswith(_GIVE_HOST_TENSORS):
-            _with_their_arguments(args, out)
+            with_their_arguments(args, out)
         self.values.follow(func, args, kwargs, out)
         if isinstance(out, FakeTensor) and out.constant is not None:
             # Torch's own following of constants forgets the device index that tells device from host; ours does not.
@@ -296,25 +293,3 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
             set_known(out, real)
             return out
         return tuple(self._fake_like(r, args) for r in real) if isinstance(real, (tuple, list)) else real
-
-
-def _with_their_arguments(args: tuple[Any, ...], out: Any) -> None:
-    """Put results on the device that all arguments are on: some fake kernels make them on `cpu`, without an index."""
-    results: list[Tensor] = []
-    _collect(out, results)
-    if not any(isinstance(t, FakeTensor) and t.fake_device == HOST for t in results):
-        return
-    given: list[Tensor] = []
-    _collect(args, given)
-    if given and all(isinstance(t, FakeTensor) and t.fake_device == DEVICE for t in given):
-        for t in results:
-            if isinstance(t, FakeTensor):
-                t.fake_device = DEVICE
-
-
-def _collect(value: Any, into: list[Tensor]) -> None:
-    if isinstance(value, Tensor):
-        into.append(value)
-    elif isinstance(value, (list, tuple)):
-        for item in value:
-            _collect(item, into)
