@@ -104,8 +104,10 @@ def main() -> int:
     parser.add_argument("--jobs", type=int, default=2)
     parser.add_argument("--timeout", type=float, default=600.0, help="seconds for one case on one device")
     options = parser.parse_args()
-    suites = {"more": tuple(CASES_OF), "vision": VISION_TRUTH, "semantic": SEMANTIC_TRUTH, "library": LIBRARY_TRUTH}
-    suites["varied"] = VARIED_TRUTH
+    suites = {
+        "more": tuple(CASES_OF), "vision": VISION_TRUTH, "semantic": SEMANTIC_TRUTH, "library": LIBRARY_TRUTH,
+        "varied": VARIED_TRUTH,
+    }  # fmt: skip
     for suite, files in suites.items():
         if getattr(options, suite):
             options.truth = list(files)

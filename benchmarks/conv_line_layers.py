@@ -9,9 +9,9 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator
 
-from benchmarks.conv_networks import grid, networks
+from benchmarks.conv_networks import networks
 from benchmarks.conv_patch_networks import channels_last_networks, patch_networks
-from benchmarks.conv_sample import BATCHES, KINDS, Layer, goes_to_cudnn, layers_of_models
+from benchmarks.conv_sample import BATCHES, KINDS, Layer, goes_to_cudnn, layers_of_models, output
 from estimator.scratch import conv_lines
 from estimator.scratch.conv_call import CudnnConv
 
@@ -34,6 +34,24 @@ layers.
 Source: the sizes at which torchvision's weights were trained and are scored (its references and `Weights.transforms`),
 those of detectors and segmentation, and the multiples of 32 in use for smaller and larger images.
 """
+
+
+def grid() -> Iterator[Layer]:
+    """Layers of networks that people write themselves: usual channels, square images, usual kernels."""
+    widths = (16, 32, 48, 64, 96, 128, 192, 256, 384, 512)
+    for c in widths:
+        for side in (7, 8, 14, 16, 28, 32, 48, 56, 64, 96, 112, 128, 160, 192, 224, 256):
+            if c * side * side > 64 * 256 * 256:
+                continue
+            ks = [k for k in (c // 2, c, 2 * c) if k in widths]
+            for kernel, stride, padding in ((3, 1, 1), (1, 1, 0), (3, 2, 1), (4, 2, 1), (5, 2, 2), (5, 1, 2), (2, 2, 0)):
+                pairs = [(c, k) for k in (ks if kernel < 5 else ks[-2:])]
+                if kernel == 3 or (kernel, stride) in ((5, 2), (4, 2)):
+                    pairs += [(1, c), (3, c), *([(c, 1), (c, 3)] if c <= 128 else [])]
+                for near, far in pairs:
+                    layer = Layer((near, side, side), (far, near, kernel, kernel), (), (stride,) * 2, (padding,) * 2,
+                                  (1, 1), 1)  # fmt: skip
+                    yield layer._replace(y=(far, *output((side, side), layer)))
 
 
 def line_layers(half: str, *, with_timm: bool) -> dict[Layer, list[Form]]:

@@ -155,8 +155,8 @@ def test_a_branch_that_goes_on_otherwise_is_refused(loss: Any) -> None:
         traced(loss)
 
 
-def test_a_check_of_two_questions_with_two_answers_is_refused_or_passes() -> None:
-    """What each of them must hear differs: only a Python that tells where in the line it is can answer."""
+def test_a_check_of_two_questions_with_two_answers_is_never_answered_wrongly() -> None:
+    """What each of them must hear differs: a Python that does not tell where in the line it is refuses, none raises."""
     try:
         graph = traced(either_way)
     except DataDependentError:

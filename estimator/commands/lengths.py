@@ -149,8 +149,8 @@ def lengths(
             on_card = profile.kind == "cuda"
             asked = job_of(job, job_options, name, has_lengths=lengths is not None, on_card=on_card)
             data = gathered(
-                asked, lengths, column=column, sampler=None, over=name, batch_size=batch_size, max_length=max_length, multiple=pad_to_multiple_of,
-                max_samples=max_samples, advance=bar,
+                asked, lengths, column=column, sampler=None, over=name, batch_size=batch_size, max_length=max_length,
+                multiple=pad_to_multiple_of, max_samples=max_samples, advance=bar,
             )  # fmt: skip
         settings = Settings(data.over, torch_version, allow_real_run, isolate, time_limit, workers)
         with Bar("lengths", quiet=quiet) as bar:

@@ -212,7 +212,7 @@ def _masked_select_backward(grad: Tensor, self: Tensor, mask: Tensor) -> Tensor:
 
 
 def _cumprod_backward(grad: Tensor, input: Tensor, dim: int, output: Tensor) -> Tensor:
-    """The formula for an input without zeros, which a real run looks for.
+    """The formula for an input without zeros, which a real run looks for; `unhandled.py` says so.
 
     Source: `cumprod_backward`, `reversed_cumsum` in aten/src/ATen/native/ReduceOps.cpp, 2.13.
     """

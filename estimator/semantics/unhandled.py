@@ -9,12 +9,14 @@ from torch import Tensor
 
 from estimator.semantics.overlay import AUTOGRAD, Overlay, on_device
 
+_ELSEWHERE = "the trace takes another path"
 VALUE_DEPENDENT = {
-    "prod": "zeros in the input",
-    "prod.dim_int": "zeros in the input",
-    "cumprod": "zeros in the input",
-    "max": "ties in the input",
-    "min": "ties in the input",
+    "prod": f"zeros in the input; {_ELSEWHERE}",
+    "prod.dim_int": f"zeros in the input; {_ELSEWHERE}",
+    "cumprod": "zeros in the input; the trace takes the path of one without, and where there is one several tensors of the "
+    "input's size more are not counted",
+    "max": f"ties in the input; {_ELSEWHERE}",
+    "min": f"ties in the input; {_ELSEWHERE}",
 }
 """Ops whose backward formula branches on values (Source: torch/csrc/autograd/FunctionsManual.cpp, 2.13)."""
 
@@ -30,7 +32,7 @@ def _watched(overlay: Overlay, name: str, reason: str) -> Any:
 
     def kernel(keys: Any, x: Tensor, *args: Any, **kwargs: Any) -> Any:
         if torch.is_grad_enabled() and x.requires_grad and on_device(x):
-            overlay.warn("value-dependent-backward", f"the backward pass of {name} depends on {reason}; the trace takes another path")
+            overlay.warn("value-dependent-backward", f"the backward pass of {name} depends on {reason}")
         return original.call_boxed(keys, x, *args, **kwargs)
 
     return kernel

@@ -5,6 +5,7 @@ Every scheme is one file with `load(name, options) -> TrainingJob`; what it need
 
 from __future__ import annotations
 
+from functools import partial
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -53,10 +54,9 @@ def load_job(spec: str, options: JobOptions | None = None, *, on_card: bool = Fa
         name = spec
         module = import_module("estimator.sources.module")
         _refuse_what_is_no_module(spec)
-        if on_card:
-            job = loaded_for_a_card(lambda: module.load(name, options))
-            return with_phases(with_run_options(job, options), options)
-    job = module.load(name, options)
+    load = partial(module.load, name, options)
+    # Libraries' models choose no device as they are made.
+    job = loaded_for_a_card(load) if on_card and scheme not in SCHEMES else load()
     return with_phases(with_run_options(job, options), options)
 
 

@@ -38,10 +38,10 @@ class _OnMeta(DeviceContext):
     What is made there is no allocation of the program: the tensor on `meta` stands for it.
     """
 
-    def __init__(self, recorder: Recorder) -> None:
+    def __init__(self, recorder: Recorder, *, refuses_moves: bool) -> None:
         super().__init__(torch.device("meta"))  # type: ignore[no-untyped-call]
         self._recorder = recorder
-        self.refuses_moves = False
+        self._refuses_moves = refuses_moves
 
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
@@ -66,7 +66,7 @@ class _OnMeta(DeviceContext):
         dtype, device, layout = None, None, kwargs.pop("memory_format", None)
         if func is Tensor.to:  # what `cuda()` has become under CUDA's semantics
             device, dtype, _, layout = torch._C._nn._parse_to(*args, **kwargs, memory_format=layout)
-        if device == DEVICE and self.refuses_moves:
+        if device == DEVICE and self._refuses_moves:
             raise _MovedByFactory
         wanted: dict[str, Any] = {"dtype": dtype, "memory_format": layout, "copy": kwargs.get("copy")}
         wanted = {name: value for name, value in wanted.items() if value is not None}
@@ -87,9 +87,7 @@ def on_meta(precision: str, recorder: Recorder, *, refuses_moves: bool = False) 
 
     With `refuses_moves`, `_MovedByFactory` is raised where one of them is moved to the device.
     """
-    place = _OnMeta(recorder)
-    place.refuses_moves = refuses_moves
-    with place, default_dtype(precision):
+    with _OnMeta(recorder, refuses_moves=refuses_moves), default_dtype(precision):
         yield
 
 
@@ -107,15 +105,16 @@ def make_model(given: Any, precision: str, recorder: Recorder, *, on_device: boo
     """
     if isinstance(given, nn.Module):
         return given, on_device
+    model, is_moved = None, False
     recorder.recording = on_device
     try:
         with on_meta(precision, recorder, refuses_moves=on_device and not recorder.whole_host), recorder:
             model = given()
     except _MovedByFactory:
-        model = None
+        is_moved = True
     finally:
         recorder.recording = True
-    if model is None and on_device:
+    if is_moved:
         recorder.start_over()
         return make_model(given, precision, recorder, on_device=False)
     if not isinstance(model, nn.Module):

@@ -92,3 +92,11 @@ def test_backward_formulas_write_into_their_own_temporaries(function: Any, expec
     """Fakes would take the variants that copy."""
     names = backward_of(lambda: function(made(4, 8)))
     assert names[: len(expected)] == expected
+
+
+def test_a_cumulative_product_is_said_to_have_no_zeros() -> None:
+    overlays: list[Any] = []
+    run(lambda: made(4, 8).cumprod(1).sum().backward(), overlays=overlays)
+    ((code, text),) = overlays[0].warnings
+    assert code == "value-dependent-backward"
+    assert "are not counted" in text
