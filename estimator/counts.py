@@ -18,6 +18,9 @@ _ACTIVATION_OPS = (
 )
 """Ops whose results fvcore's ActivationCountAnalysis counts. Source: fvcore/nn/activation_count.py, 0.1.5."""
 
+_FORMULA_TAKES_TENSORS = ("aten._flash_attention_", "aten._efficient_attention_", "torch_attn._varlen_attn")
+"""Ops of packed sequences: each is counted as long as the longest. Source: torch/utils/flop_counter.py, `get_raw`, 2.13."""
+
 
 def matrix_flops(graph: StepGraph, step: int = 0) -> int:
     """Operations of convolutions and matrix products in one forward pass, those inside fused attention left out."""
@@ -53,9 +56,10 @@ def _flops(graph: StepGraph, step: int) -> Iterator[tuple[Op, int]]:
     for op in graph.ops:
         formula = formulas.get(op.name.rpartition(".")[0]) if op.phase.startswith(prefix) else None
         if formula is not None:
-            args = _shapes(op.args)
+            given = _tensors if op.name.startswith(_FORMULA_TAKES_TENSORS) else _shapes
+            args = given(op.args)
             shapes = _result_shapes(op)
-            kwargs = {name: _shapes(value) for name, value in op.kwargs.items()}
+            kwargs = {name: given(value) for name, value in op.kwargs.items()}
             yield op, int(formula(*args, **kwargs, out_val=shapes[0] if len(shapes) == 1 else shapes))
 
 
@@ -72,3 +76,12 @@ def _shapes(value: Any) -> Any:
     if isinstance(value, TensorSpec):
         return value.shape
     return tuple(_shapes(v) for v in value) if isinstance(value, tuple) else value
+
+
+def _tensors(value: Any) -> Any:
+    """An argument with a tensor of its shape in the place of each, for formulas that ask for more than shapes."""
+    import torch
+
+    if isinstance(value, TensorSpec):
+        return torch.empty(value.shape, device="meta")
+    return tuple(_tensors(v) for v in value) if isinstance(value, tuple) else value

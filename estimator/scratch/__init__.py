@@ -16,6 +16,7 @@ from estimator.scratch import reduction as _reduction  # noqa: F401
 from estimator.scratch import softmax as _softmax  # noqa: F401
 from estimator.scratch import sort as _sort  # noqa: F401
 from estimator.scratch import spatial as _spatial  # noqa: F401
+from estimator.scratch import varlen_attention as _varlen_attention  # noqa: F401
 from estimator.scratch.registry import CPU_RULES, RULES, Scratch, has_rule, rule, scratch_of
 from estimator.scratch.unmodelled import unknown_ops
 

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from estimator.device import Target
 from estimator.graph import Op, TensorSpec
 from estimator.scratch.arguments import argument, is_reduced
-from estimator.scratch.efficient_attention import backward_workspace_bytes
+from estimator.scratch.efficient_attention import backward_workspace_bytes, row_sums
 from estimator.scratch.registry import Confidence, Scratch, rule
 from estimator.units import round_up
 
@@ -33,13 +33,23 @@ def flash_forward(op: Op, target: Target) -> Iterator[Scratch]:
     if dropout != 0.0:
         yield Scratch(16, results_before=2)  # a first place for the random state, replaced by the one that is returned
         return
+    yield from split_results(batch, heads, queries, keys, head_dim, target)
+
+
+def split_results(
+    batch: int, heads: int, queries: int, keys: int, head_dim: int, target: Target
+) -> Iterator[Scratch]:
+    """Row sums and outputs of each part, where the keys are split among multiprocessors.
+
+    Source: flash_api.cpp, `set_params_splitkv`, torch 2.11.
+    """
     block_keys = 256 if head_dim <= 64 else 128 if head_dim <= 128 else 64
     multiprocessors = target.device.multiprocessor_count or 1
-    splits = _split_count(batch * heads * _ceil_div(queries, 64), 2 * multiprocessors, _ceil_div(keys, block_keys))
+    splits = _split_count(batch * heads * ceil_div(queries, 64), 2 * multiprocessors, ceil_div(keys, block_keys))
     if splits > 1:
         rows = splits * batch * heads * queries * 4
         yield Scratch(rows, results_before=2)
-        yield Scratch(rows * _rounded_head_dim(head_dim), results_before=2)
+        yield Scratch(rows * rounded_head_dim(head_dim), results_before=2)
 
 
 @rule("aten._scaled_dot_product_flash_attention_backward.default")
@@ -56,9 +66,9 @@ def flash_backward(op: Op, target: Target) -> Iterator[Scratch]:
         if not _by_sequence(operand).is_contiguous:
             yield Scratch(operand.nbytes, when="before")
     rows = batch * heads * round_up(queries, 128) * 4
-    parts = _ceil_div(target.device.multiprocessor_count or 1, batch * heads) if target.deterministic else 1
+    parts = ceil_div(target.device.multiprocessor_count or 1, batch * heads) if target.deterministic else 1
     yield Scratch(rows)
-    yield Scratch(parts * rows * _rounded_head_dim(head_dim))
+    yield Scratch(parts * rows * rounded_head_dim(head_dim))
     if key_heads != heads:
         yield Scratch(batch * heads * keys * head_dim * key.itemsize)
         yield Scratch(batch * heads * keys * head_dim * value.itemsize)
@@ -85,15 +95,7 @@ def efficient_backward(op: Op, target: Target) -> Iterator[Scratch]:
     if not _by_sequence(grad).is_contiguous:
         yield Scratch(grad.nbytes, when="before")
     batch, heads, queries, _ = query.shape
-    rows = batch * heads * queries * 4
-    if is_reduced(query.dtype):
-        yield Scratch(rows)
-    else:
-        transposes = heads > 1 and queries > 1
-        yield Scratch(out.numel * 4, freed_after=2 if transposes else 1)
-        yield Scratch(rows, freed_after=1 if transposes else None)
-        if transposes:
-            yield Scratch(rows)
+    yield from row_sums(query.dtype, out.numel, batch, heads, queries)
     dropout: float = argument(op, 9, "dropout_p", 0.0)
     yield Scratch(
         backward_workspace_bytes(
@@ -173,11 +175,11 @@ def _by_sequence(spec: TensorSpec) -> TensorSpec:
     return spec._replace(shape=tuple(spec.shape[d] for d in order), stride=tuple(spec.stride[d] for d in order))
 
 
-def _ceil_div(a: int, b: int) -> int:
+def ceil_div(a: int, b: int) -> int:
     return -(-a // b)
 
 
-def _rounded_head_dim(head_dim: int) -> int:
+def rounded_head_dim(head_dim: int) -> int:
     """Columns of the kernels' tiles."""
     return round_up(head_dim, 32 if head_dim <= 128 else 64)
 
@@ -189,7 +191,7 @@ def _split_count(blocks: int, multiprocessors: int, key_blocks: int) -> int:
     most = min(128, multiprocessors, key_blocks)
 
     def is_new(splits: int) -> bool:
-        return splits == 1 or _ceil_div(key_blocks, splits) != _ceil_div(key_blocks, splits - 1)
+        return splits == 1 or ceil_div(key_blocks, splits) != ceil_div(key_blocks, splits - 1)
 
     efficiency = {}
     for splits in range(1, most + 1):

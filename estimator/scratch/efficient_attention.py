@@ -7,10 +7,12 @@ Which kernels a card's shared memory admits: measured: names of the kernels laun
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import NamedTuple
 
 from estimator.device import Target
 from estimator.scratch.arguments import is_reduced
+from estimator.scratch.registry import Scratch
 from estimator.units import round_up
 
 
@@ -63,3 +65,22 @@ def backward_workspace_bytes(
     blocks = -(-queries // kernel.rows) * -(-dim // kernel.columns)
     floats += blocks * (kernel.rows * kernel.columns + 4)  # four more: lock, counter and padding
     return batch * heads * round_up(floats, 4) * 4
+
+
+def row_sums(dtype: str, out_count: int, batch: int, heads: int, queries: int) -> Iterator[Scratch]:
+    """What the backward pass needs of the gradient times the output, a number for each head of each query.
+
+    Kernels of 16-bit types work it out into a tensor of theirs. For float32 it is made outside: the product, its sum,
+    and that once more in the kernel's order.
+
+    Source: attention_backward.cu `_efficient_attention_backward`, `kKernelComputesDelta` in kernel_backward.h, torch 2.11.
+    """
+    size = batch * heads * queries * 4
+    if is_reduced(dtype):
+        yield Scratch(size)
+        return
+    transposes = heads > 1 and queries > 1
+    yield Scratch(out_count * 4, freed_after=2 if transposes else 1)
+    yield Scratch(size, freed_after=1 if transposes else None)
+    if transposes:
+        yield Scratch(size)

@@ -133,6 +133,17 @@ def _capability_within(rules: Rules, low: tuple[int, int], high: tuple[int, int]
 
 
 def _flash(c: Call, rules: Rules) -> bool:
+    return (
+        flash_takes(c, rules)
+        and not (c.is_causal and c.query.size(-2) != c.key.size(-2))
+        and _batch_and_heads(c, gqa=True)
+        and _nonzero_lengths(c)
+        and _last_strides_are_one(c, ignore_singleton=True)
+    )
+
+
+def flash_takes(c: Call, rules: Rules) -> bool:
+    """Whether flash attention is asked of such tensors at all, dense or jagged (`general_constraints`)."""
     if not torch._C._get_flash_sdp_enabled() or not _four_dims(c) or c.mask is not None:
         return False
     d = c.query.size(-1)
@@ -143,17 +154,21 @@ def _flash(c: Call, rules: Rules) -> bool:
     narrow = _capability_within(rules, (8, 6), (8, 9)) or _capability_within(rules, (12, 0), (12, 1))
     if c.needs_grad and narrow and not (d <= 192 or (c.dropout_p == 0.0 and d > 224)):
         return False
-    if c.is_causal and c.query.size(-2) != c.key.size(-2):
-        return False
-    return (
-        _low_precision(c, rules)
-        and _batch_and_heads(c, gqa=True)
-        and _nonzero_lengths(c)
-        and _last_strides_are_one(c, ignore_singleton=True)
-    )
+    return _low_precision(c, rules)
 
 
 def _efficient(c: Call, rules: Rules) -> bool:
+    # Grouped queries came after 2.13. Source: `can_use_mem_efficient_attention` of 2.11 and of main.
+    return (
+        efficient_takes(c, rules)
+        and _nonzero_lengths(c)
+        and _batch_and_heads(c, gqa=rules.release > (2, 13))
+        and _last_strides_are_one(c, ignore_singleton=False)
+    )
+
+
+def efficient_takes(c: Call, rules: Rules) -> bool:
+    """Whether the memory-efficient kernel is asked of such tensors at all, dense or jagged (`general_constraints`)."""
     if not torch._C._get_mem_efficient_sdp_enabled() or not _four_dims(c):
         return False
     if not _capability_within(rules, (5, 0), (12, 1)):
@@ -163,11 +178,6 @@ def _efficient(c: Call, rules: Rules) -> bool:
     if d != c.key.size(-1) or d % alignment or d <= 0 or dv % alignment or dv <= 0:
         return False
     if rules.release > (2, 13) and rules.capability[0] >= 8 and not _aligned(c, alignment):
-        return False
-    # Grouped queries came after 2.13. Source: `can_use_mem_efficient_attention` of 2.11 and of main.
-    if not _nonzero_lengths(c) or not _batch_and_heads(c, gqa=rules.release > (2, 13)):
-        return False
-    if not _last_strides_are_one(c, ignore_singleton=False):
         return False
     return _dtype_in(c, (*HALF, torch.float32) if rules.capability[0] >= 8 else (torch.float16, torch.float32))
 

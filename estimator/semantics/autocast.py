@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensor
+from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
 from estimator.semantics.inference import in_inference_mode
 from estimator.semantics.overlay import AUTOCAST, DEVICE, Overlay
@@ -72,7 +73,7 @@ class Autocast:
 
     def cast(self, value: Any, dtype: torch.dtype) -> Any:
         """Cast what is eligible in an argument: floating tensors of the device, but not float64."""
-        if value.__class__ is FakeTensor:
+        if isinstance(value, Tensor):
             return self.cast_tensor(value, dtype)
         if isinstance(value, (list, tuple)):
             return [self.cast(v, dtype) for v in value]
@@ -100,10 +101,14 @@ class Autocast:
 
 
 def eligible(t: Any) -> bool:
-    """Whether autocast may cast `t`. Source: `is_eligible` in include/ATen/autocast_mode.h, 2.13."""
-    return (
-        t.__class__ is FakeTensor and t.dtype.is_floating_point and t.dtype is not torch.float64 and t.fake_device == DEVICE
-    )
+    """Whether autocast may cast `t`, a tensor made of tensors too. Source: `is_eligible` in ATen/autocast_mode.h, 2.13."""
+    if t.__class__ is FakeTensor:
+        device = t.fake_device
+    elif is_traceable_wrapper_subclass(t):
+        device = t.device
+    else:
+        return False
+    return t.dtype.is_floating_point and t.dtype is not torch.float64 and device == DEVICE
 
 
 def install(overlay: Overlay) -> Autocast:

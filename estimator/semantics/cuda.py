@@ -16,6 +16,7 @@ from estimator.semantics import (
     devices,
     encoder,
     inplace,
+    jagged,
     kernels,
     losses,
     norms,
@@ -38,7 +39,8 @@ def cuda_semantics(target: Target) -> Iterator[Overlay]:
     try:
         FakeTensorMode.cache_clear()
         for part in (
-            composites, kernels, inplace, numbering, losses, attention, norms, cells, packed, encoder, optimizers, unhandled,
+            composites, kernels, inplace, numbering, losses, attention, jagged, norms, cells, packed, encoder, optimizers,
+            unhandled,
         ):  # fmt: skip
             part.install(overlay)
         rnn.install(overlay, autocast.install(overlay))

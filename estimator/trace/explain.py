@@ -19,6 +19,9 @@ from estimator.graph import StepGraph
 
 _OURS = Path(__file__).parents[1]
 _TORCH = Path(torch.__file__).parent
+_NO_ATTENTION = ("No viable backend for scaled_dot_product_attention", "No available kernel. Aborting execution.")
+"""What PyTorch says where no kernel takes a call of attention. Source: torch/nested/_internal/sdpa.py and
+aten/src/ATen/native/transformers/attention.cpp, 2.13."""
 
 
 def user_line(error: BaseException) -> str:
@@ -54,6 +57,13 @@ def explained(graph: StepGraph) -> Iterator[None]:
                 where=_where(error, graph),
                 hint="make it there, or move it: x.to(other.device). A device that was chosen outside of the job's functions, by "
                 "torch.cuda.is_available(), is this machine's: choose it within them, or name the file to batch-estimator",
+            ) from error  # fmt: skip
+        if any(words in str(error) for words in _NO_ATTENTION):
+            raise TraceError(
+                "no kernel of PyTorch's own takes this attention on the target", got=str(error)[:500], where=_where(error, graph),
+                hint="the job would fail there too: make head sizes multiples of 8, use a 16-bit type where a fused kernel was "
+                "asked for, or leave the choice of the kernel free; on a CPU jagged queries, keys and values must be contiguous "
+                "each (three projections, not one that is split) and not causal",
             ) from error  # fmt: skip
         raise TraceError(
             "the step fails on tensors without data",
@@ -92,8 +102,8 @@ def _missing_kernel(error: BaseException, graph: StepGraph) -> MissingKernelErro
         "an op has no kernel for tensors without data",
         got=got,
         where=_where(error, graph),
-        hint="pad the sequences and mask them (x.to_padded_tensor(0.0), attn_mask=): attention of nested tensors, and their "
-        "strided layout, cannot be traced"
+        hint="pad the sequences and mask them (x.to_padded_tensor(0.0), attn_mask=): the strided layout of nested tensors "
+        "cannot be traced, and attention of jagged ones goes through it on a CPU and by the math kernel"
         if nested
         else "register one with torch.library.register_fake, or allow a tiny real run (--allow-real-run)",
     )
