@@ -55,6 +55,10 @@ class Evaluator:
         self._failed_last = "high"
         self._ledgers: dict[tuple[int, str], Ledger] = {}
 
+    def model_at(self, n: int) -> MemoryModel:
+        """The model that says what batch size `n` takes: the one model, where lines lead to every size."""
+        return self.model
+
     # ------------------------------------------------------------ replays
 
     def ledger(self, n: int, which: str = "typical") -> Ledger:
@@ -63,7 +67,7 @@ class Evaluator:
         if key not in self._ledgers:
             while len(self._ledgers) >= LEDGERS_KEPT:
                 del self._ledgers[next(iter(self._ledgers))]
-            self._ledgers[key] = self.model.at(n, which)
+            self._ledgers[key] = self.model_at(n).at(n, which)
         return self._ledgers[key]
 
     def unlimited(self, n: int, which: str = "typical") -> Any:
@@ -109,7 +113,7 @@ class Evaluator:
         return found
 
     def _same_if_exact(self, n: int, which: str) -> str:
-        return which if which == "typical" or self.model.has_interval(n) else "typical"
+        return which if which == "typical" or self.model_at(n).has_interval(n) else "typical"
 
     def limit_bytes(self, which: str) -> int:
         """Bytes the allocator may reserve: the capacity less the context at that end of its interval."""
@@ -141,7 +145,7 @@ class Evaluator:
 
     def _ends(self, n: int) -> tuple[str, ...]:
         """The ends of the interval at which a batch size must run, from the high one on."""
-        return ("high", "typical", "low") if self.model.has_interval(n) else ("high",)
+        return ("high", "typical", "low") if self.model_at(n).has_interval(n) else ("high",)
 
     def _failing_end(self, n: int) -> str | None:
         """The first end of the interval, from the high one on, at which it runs out; None where it runs at each."""
@@ -202,7 +206,7 @@ class Evaluator:
         device_bytes = shown.peak_reserved_bytes + self.context
         index = shown.peak_event
         event = ledger.events[index] if ledger.events else None
-        op = self.model.ops[event.op] if event is not None and event.op >= 0 else None
+        op = self.model_at(n).ops[event.op] if event is not None and event.op >= 0 else None
         return BatchEstimate(
             batch_size=n,
             fits=fits,
@@ -243,18 +247,18 @@ class Evaluator:
         if oom is None:
             return ""
         event = self.ledger(n, key).events[oom.event]
-        op = self.model.ops[event.op] if event.op >= 0 else None
+        op = self.model_at(n).ops[event.op] if event.op >= 0 else None
         place = f"{op.name} of module {op.module or '(root)'}" if op is not None else "an allocation outside any op"
         return f"{oom.phase}: {place} asks for {format_bytes(oom.size_bytes)}"
 
     def _lines(self, ledger: Ledger, shown: Any, n: int) -> Iterable[CategoryLine]:
         live = _live_at(ledger, shown.peak_event)
-        modelled_scratch = self.device.kind == "cuda" or self.model.has_interval(n)
+        modelled_scratch = self.device.kind == "cuda" or self.model_at(n).has_interval(n)
         confidence: dict[str, Confidence] = (
             {"temporaries": "modelled", "library_workspaces": "modelled"} if modelled_scratch else {}
         )
         for category, name in LINE_OF.items():
-            _, per_sample = self.model.bytes_of(category)
+            _, per_sample = self.model_at(n).bytes_of(category)
             slope = int(per_sample) if category in (Category.ACTIVATION, Category.INPUT) else 0
             yield CategoryLine(
                 name=name,

@@ -195,6 +195,13 @@ def _patch_fakes(overlay: Overlay) -> None:
         """Tensors made of fakes (jagged ones) are where those are, whatever the user's code calls the place."""
         return make(*map(_mapped, args), **{name: _mapped(value) for name, value in kwargs.items()})
 
+    def tensor(*args: Any, **kwargs: Any) -> Tensor:
+        """Code of torch's own that makes a tensor of Python data (starts of jagged sequences) names the traced device."""
+        return (on_the_device if kwargs.get("device") == DEVICE else from_data)(*args, **kwargs)
+
+    from_data = torch.tensor
+    on_the_device = _from_data(from_data)
+    overlay.patch(torch, "tensor", tensor)
     make = torch.Tensor._make_wrapper_subclass
     overlay.patch(torch.Tensor, "_make_wrapper_subclass", staticmethod(wrapper_subclass))
     swap = torch.utils.swap_tensors
