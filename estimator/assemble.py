@@ -12,6 +12,7 @@ from estimator.job import TrainingJob
 from estimator.ledger import Category
 from estimator.result import BatchEstimate, Counts, Estimate, ModuleBytes, Warning
 from estimator.solve import Solution, guessed, last_that_fits
+from estimator.timeline import timeline
 from estimator.units import MIB, format_bytes
 
 _SETTINGS = (
@@ -59,7 +60,7 @@ def assemble(
         next=following if solution.largest else None,
         counts=_counts(evaluator, fvcore),
         modules=_modules(evaluator, best),
-        timeline=evaluator.timeline(best.batch_size),
+        timeline=timeline(evaluator.ledger(best.batch_size)),
         warnings=(
             *_all_warnings(evaluator, solution, warnings), *_unknown_scratch(evaluator, target, best.batch_size),
             *_disagreements(evaluator, fvcore),
@@ -115,7 +116,7 @@ def _without_retries(evaluator: Evaluator, largest: int) -> int:
 
 def _limit(solution: Solution, following: BatchEstimate | None, best: BatchEstimate) -> str:
     if solution.unlimited:
-        return "nothing on this device: memory does not grow with the batch, or a batch of millions still fits"
+        return solution.ended or "nothing on this device: memory does not grow with the batch, or a batch of millions still fits"
     failing = best if solution.largest == 0 else following
     assert failing is not None
     lines = sorted((line for line in failing.lines if line.size_bytes > 0), key=lambda line: -line.size_bytes)[:2]

@@ -7,7 +7,7 @@ from typing import Any
 
 from estimator.device import DeviceProfile
 from estimator.fit import MemoryModel
-from estimator.ledger import Category, Ledger
+from estimator.ledger import LINE_OF, Category, Ledger
 from estimator.replays import Replays
 from estimator.result import (
     BatchEstimate,
@@ -16,21 +16,10 @@ from estimator.result import (
     DeviceBytes,
     Interval,
     PhaseLine,
-    TimelinePoint,
     phase_kind,
 )
 from estimator.units import format_bytes
 
-LINE_OF = {
-    Category.PARAMETER: "parameters",
-    Category.GRADIENT: "gradients",
-    Category.OPTIMIZER_STATE: "optimizer_state",
-    Category.BUFFER: "buffers",
-    Category.INPUT: "inputs",
-    Category.ACTIVATION: "activations",
-    Category.TEMPORARY: "temporaries",
-    Category.WORKSPACE: "library_workspaces",
-}
 NO_LIMIT = None
 LEDGERS_KEPT = 4
 """A batch size is looked at several times running; the ledger of a large program takes megabytes."""
@@ -286,25 +275,6 @@ class Evaluator:
                 note=f"of one process group, between {format_bytes(self.nccl[0])} and {format_bytes(self.nccl[2])} "
                 "(estimator/devices/nccl.py)",
             )  # fmt: skip
-
-    def timeline(self, n: int, points: int = 2000) -> tuple[TimelinePoint, ...]:
-        """Live requested bytes by category over the program, the highest point of each stretch of events."""
-        ledger = self.ledger(n, "typical")
-        stretch = max(1, len(ledger.events) // points)
-        live: dict[str, int] = dict.fromkeys(LINE_OF.values(), 0)
-        out: list[TimelinePoint] = []
-        total = best = 0
-        kept: TimelinePoint | None = None
-        for index, e in enumerate(ledger.events):
-            change = e.size_bytes if e.is_alloc else -e.size_bytes
-            live[LINE_OF[e.category]] += change
-            total += change
-            if kept is None or total > best:
-                best, kept = total, TimelinePoint(event=index, phase=ledger.phase_of(index), by_category=dict(live))
-            if index % stretch == stretch - 1:
-                out.append(kept)
-                kept = None
-        return tuple(out + ([kept] if kept is not None else []))
 
 
 def _live_at(ledger: Ledger, index: int) -> dict[Category, int]:

@@ -135,6 +135,11 @@ class StepGraph:
         """Number of training steps that were traced."""
         return len({name.split(".")[0] for name, _ in self.phases if name.startswith("step")})
 
+    @property
+    def step_length(self) -> int:
+        """Number of ops of the first step."""
+        return sum(op.phase.startswith("step0.") for op in self.ops)
+
     def first_steps(self, count: int) -> StepGraph:
         """The same program cut off before step `count`."""
         name = f"step{count}."

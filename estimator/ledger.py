@@ -25,6 +25,19 @@ class Category(str, Enum):
     WORKSPACE = "workspace"
 
 
+LINE_OF = {
+    Category.PARAMETER: "parameters",
+    Category.GRADIENT: "gradients",
+    Category.OPTIMIZER_STATE: "optimizer_state",
+    Category.BUFFER: "buffers",
+    Category.INPUT: "inputs",
+    Category.ACTIVATION: "activations",
+    Category.TEMPORARY: "temporaries",
+    Category.WORKSPACE: "library_workspaces",
+}
+"""Name of each category's line in a report."""
+
+
 class Event(NamedTuple):
     """One request to the allocator.
 

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from estimator.beside import fvcore_beside, nothing
+from estimator.by_batch import largest_traced
 from estimator.device import DeviceProfile, Target
-from estimator.errors import CannotPredictError, DataDependentError, EstimatorError, FitError, MissingKernelError
+from estimator.errors import CannotPredictError, DataDependentError, FitError, MissingKernelError
 from estimator.evaluate import Evaluator
-from estimator.fit import MemoryModel, compare, first_step_vouches, residual, unlike_steps
+from estimator.fit import MemoryModel, compare, first_step_vouches, is_rising_line, residual, unlike_steps
 from estimator.heap import heap_set_aside
 from estimator.host import host_of_job
 from estimator.job import TrainingJob
@@ -31,8 +32,6 @@ UNLIMITED_PROBE_SIZE = 1 << 10
 """Where lines that seem to have no end are held against a trace: far enough for a tensor of batch by batch to show."""
 ROUNDS = 4
 """Most traces at a solved batch size before the answer is given with its residual."""
-FVCORE_GRACE_SECONDS = 0.5
-"""How long an answer that is ready waits for fvcore's counts."""
 
 
 def estimate(
@@ -119,9 +118,13 @@ class _Run(Stages):
     def answer(self) -> Estimate:
         from estimator.assemble import assemble
 
-        with self._fvcore() as fvcore:
-            graphs = (None if self.real_run else self.traces.bent(self.target)) or self.calibrate()
-            evaluator, solution = self.verified(graphs)
+        asked = self.cross_check and self.traces.isolated
+        with fvcore_beside(self.job, CALIBRATION_SIZES[0][0], self.clock) if asked else nullcontext(nothing) as fvcore:
+            try:
+                graphs = (None if self.real_run else self.traces.bent(self.target)) or self.calibrate()
+                evaluator, solution = self.verified(graphs)
+            except FitError as error:
+                evaluator, solution = self.by_batch(error)
             if self.batches_as_one:
                 self.warn(
                     "batch-as-one",
@@ -133,13 +136,13 @@ class _Run(Stages):
                 self.target,
                 evaluator,
                 solution,
-                lambda which: self.solve(evaluator, which),
+                lambda which: solution if solution.by_batch else self.solve(evaluator, which),
                 self.warnings,
                 self.clock.seconds,
                 fvcore(),
             )
         answer._confirmed_at = self.confirmed_at
-        if not self.real_run and 1 not in (*evaluator.model.calibration_sizes, self.confirmed_at):
+        if not (self.real_run or solution.by_batch or 1 in (*evaluator.model.calibration_sizes, self.confirmed_at)):
             of = with_one_sample(
                 evaluator,
                 lambda: self.trace(1, steps=(LONG_STEPS,))[0],
@@ -148,34 +151,12 @@ class _Run(Stages):
             answer._at, answer._device_at = lambda n: of(n).at(n), lambda n: of(n).device_at(n)
         return answer
 
-    @contextmanager
-    def _fvcore(self) -> Iterator[Callable[[], Any]]:
-        """Ask fvcore for its counts beside the traces, at low priority; give up soon after the answer is there."""
-        from estimator.trace.fvcore_counts import fvcore_counts
-        from estimator.trace.isolate import Child
-
-        if not (self.cross_check and self.traces.isolated):
-            yield lambda: None
-            return
-        child = Child(partial(fvcore_counts, self.job, CALIBRATION_SIZES[0][0]), nice=10)
-
-        def result() -> Any:
-            with self.clock.stage("fvcore"):
-                try:
-                    return child.result(time.monotonic() + FVCORE_GRACE_SECONDS, FVCORE_GRACE_SECONDS)
-                except EstimatorError:  # a cross-check that cannot be made takes nothing from the answer
-                    return None
-
-        try:
-            yield result
-        finally:
-            child.end()
-
     def calibrate(self) -> list[StepGraph]:
         """Trace the first pair of batch sizes whose traces tell the same program."""
         from estimator.trace.batches import check_scales
 
         problem: FitError | None = None
+        lengths: dict[int, int] = {}
         for pair in CALIBRATION_SIZES:
             graphs = self.trace(*pair, steps=(LONG_STEPS, self.short_steps))
             check_scales(graphs[0].facts["batch_shapes"], graphs[1].facts["batch_shapes"], pair)
@@ -197,8 +178,28 @@ class _Run(Stages):
                 got=parting.text,
                 hint=parting.hint,
             )
+            lengths |= {graph.batch_size: graph.step_length for graph in graphs}
+            if is_rising_line(lengths):  # an op or more for each sample: no other pair will be alike
+                break
         assert problem is not None
         raise problem
+
+    def by_batch(self, error: FitError) -> tuple[Evaluator, Solution]:
+        """Solve with a trace at each batch size that is asked about, where no two tell the same program."""
+        try:
+            evaluator = self.evaluator_by_batch(CALIBRATION_SIZES[0])
+            solution = largest_traced(evaluator)
+        except FitError:  # not even one batch size can be told
+            raise error from None
+        self.confirmed_at = max(1, solution.largest)
+        evaluator.model = evaluator.model_at(self.confirmed_at)
+        self.warn(
+            "each-batch-traced",
+            f"the step is another program at each batch size ({error.got}), as where it goes over its samples one by one: "
+            f"every size was traced by itself ({', '.join(map(str, evaluator.traced))}); of sizes below the largest that fits, "
+            "and of the low end of the interval, none were looked at besides",
+        )
+        return evaluator, solution
 
     def _confirming(self, n: int, evaluator: Evaluator, solution: Solution) -> StepGraph:
         """A trace that shows whether the model is right at `n`; beside it the replays that the answer then needs."""

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
+from estimator.by_batch import EvaluatorByBatch
 from estimator.device import Target
 from estimator.evaluate import Evaluator
 from estimator.fit import MemoryModel, fit
 from estimator.job import TrainingJob
-from estimator.replays import replays_of
+from estimator.replays import Replays, replays_of
 from estimator.result import Warning
 from estimator.solve import Solution, largest_batch
 from estimator.traces import Clock, Traces
@@ -87,6 +89,23 @@ class Stages:
 
     def evaluator(self, model: MemoryModel) -> Evaluator:
         """What a model comes to on the target."""
+        context, replays, nccl = self._surroundings()
+        return Evaluator(model, self.target.device, context, replays, nccl=nccl)
+
+    def evaluator_by_batch(self, sizes: tuple[int, int]) -> EvaluatorByBatch:
+        """What the step comes to on the target, traced at each batch size that is asked about, `sizes` first."""
+
+        @cache
+        def model_of(n: int) -> MemoryModel:
+            graph = self.trace(n, steps=(LONG_STEPS,))[0]
+            return self.fitted([graph, graph])
+
+        self.trace(*sizes, steps=(LONG_STEPS, LONG_STEPS))  # both at once
+        context, replays, nccl = self._surroundings()
+        return EvaluatorByBatch(model_of, sizes, self.target.device, context, replays, nccl=nccl)
+
+    def _surroundings(self) -> tuple[tuple[int, int, int], Replays, tuple[int, int, int]]:
+        """Bytes of the context, the allocator's replays, bytes of NCCL; what was solved before is of an older model."""
         from estimator.devices.context import context_interval
         from estimator.devices.nccl import nccl_interval
 
@@ -95,8 +114,7 @@ class Stages:
         loading = self.job.environment.get("CUDA_MODULE_LOADING", "LAZY")
         context = context_interval(self.target.device, module_loading=loading)  # type: ignore[arg-type]
         group = self.job.process_group if self.target.device.kind == "cuda" else None
-        nccl = nccl_interval(group, self.job.environment)
-        return Evaluator(model, self.target.device, context, replays_of(self.target.device, self.conf), nccl=nccl)
+        return context, replays_of(self.target.device, self.conf), nccl_interval(group, self.job.environment)
 
     def solve(self, evaluator: Evaluator, which: str) -> Solution:
         """The largest batch at the low, likely or high end; solved once for each evaluator."""

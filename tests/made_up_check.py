@@ -8,9 +8,8 @@ from typing import Any
 
 from made_up import DEVICE, made_up_estimate
 
-from estimator.evaluate import LINE_OF
 from estimator.graph import Op
-from estimator.ledger import Event, Ledger
+from estimator.ledger import LINE_OF, Event, Ledger
 from estimator.result import CATEGORIES, BatchEstimate, CategoryLine, Estimate, Interval
 from estimator.units import MIB
 

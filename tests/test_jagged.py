@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,7 +12,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import estimator
+from benchmarks.packed_cases import CASES
 from estimator.errors import MissingKernelError
+from estimator.semantics import jagged
+from estimator.semantics.attention_choice import Call, Rules
+
+TRUTH = Path(__file__).parents[1] / "benchmarks" / "truth"
 
 pytestmark = pytest.mark.torch
 
@@ -56,11 +63,46 @@ def test_a_batch_made_sample_by_sample_is_followed() -> None:
     assert on_gpu.at(9).peak_requested_bytes - on_gpu.at(6).peak_requested_bytes > 0
 
 
-@pytest.mark.parametrize("device", ["cpu", "a100-80gb"])
-def test_attention_of_jagged_tensors_is_named(device: str) -> None:
+def test_attention_of_jagged_tensors_on_a_cpu_is_named() -> None:
     with pytest.raises(MissingKernelError) as caught:
-        estimator.estimate(job(attends=True), device=device, cross_check=False)
+        estimator.estimate(job(attends=True), device="cpu", cross_check=False)
     error = caught.value
     assert "aten._nested" in str(error.got)
     assert "F.scaled_dot_product_attention(q, k, v)" in str(error.where)
     assert "pad the sequences" in str(error.hint)
+
+
+@pytest.mark.parametrize("case", ["jagged-fp32", "jagged-drop-amp", "jagged-starts-amp", "varlen-grouped-amp"])
+def test_attention_without_padding_takes_what_cuda_takes(case: str) -> None:
+    """Every allocation of the recorded runs (8.0) is predicted: the peaks agree to the byte."""
+    truth = json.loads((TRUTH / "simulated_packed_sm80.json").read_text())
+    run = next(e for e in truth["cases"] if e["case"] == case)["runs"][0]
+    of = CASES[case]
+    the_job = estimator.TrainingJob(
+        model=of.model, batch=of.batch, loss=of.loss, optimizer="adamw", precision=of.precision
+    )
+    answer = estimator.estimate(
+        the_job, device="a100-80gb", memory="1GiB", torch_version=truth["torch_version"].split("+")[0], cross_check=False
+    ).at(run["batch"])
+    for peak in ("requested", "allocated", "reserved"):
+        assert getattr(answer, f"peak_{peak}_bytes") == run[f"peak_{peak}"], peak
+
+
+@pytest.mark.parametrize(
+    ("capability", "dtype", "size", "chosen"),
+    [
+        ((8, 0), torch.bfloat16, 64, "FLASH_ATTENTION"),
+        ((8, 0), torch.float32, 64, "EFFICIENT_ATTENTION"),
+        ((7, 5), torch.float16, 64, "EFFICIENT_ATTENTION"),
+        ((8, 0), torch.bfloat16, 20, "ERROR"),  # neither takes 20 columns, and a split product is no contiguous tensor
+        ((8, 0), torch.float32, 20, "EFFICIENT_ATTENTION"),
+    ],
+)
+def test_the_kernel_is_chosen_by_type_and_width(
+    capability: tuple[int, int], dtype: torch.dtype, size: int, chosen: str
+) -> None:
+    """As `_select_sdp_backend` chose on the simulated card at each capability, torch 2.11."""
+    x = torch.nested.nested_tensor([torch.randn(n, 3 * 2 * size, dtype=dtype) for n in (3, 5)], layout=torch.jagged)
+    q, k, v = (t.unflatten(-1, [2, size]).transpose(1, 2) for t in x.chunk(3, -1))
+    call = Call(q, k, v, None, 0.0, False, False)
+    assert jagged.choose(call, Rules(capability, (2, 11))).name == chosen.removesuffix("_ATTENTION")

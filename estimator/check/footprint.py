@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from estimator.evaluate import LINE_OF
-from estimator.ledger import Category
+from estimator.ledger import LINE_OF, Category
 
 if TYPE_CHECKING:
     from estimator.ledger import Event

@@ -44,6 +44,12 @@ def curve_through(sizes: Sequence[int], values: Sequence[int]) -> Curve:
     return Curve(y0 - slope * x0 + bend * x0 * x1, slope - bend * (x0 + x1), bend)
 
 
+def is_rising_line(points: dict[int, int]) -> bool:
+    """Whether the values at three sizes or more lie on one line that rises."""
+    line = curve_through(list(points), list(points.values())) if len(points) > 2 else Curve(Fraction(0))
+    return line.degree == 1 and line.per_sample > 0 and all(line.at(n) == value for n, value in points.items())
+
+
 def interpolate(first: Any, second: Any, sizes: tuple[int, int], n: int) -> Any:
     """An op's argument at batch size `n`, from the same argument at two sizes: integers follow a line."""
     if first == second and type(first) is type(second):

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
-from torch.nested._internal import sdpa
+from torch.nested._internal import nested_tensor, sdpa
 from torch.nn.attention import SDPBackend
 
 from estimator.semantics.attention_choice import CAPABILITIES, Backend, Call, Rules, efficient_takes, flash_takes
@@ -22,12 +22,13 @@ _aten = torch.ops.aten
 def install(overlay: Overlay) -> None:
     """Lay the choice, and the results of the kernels that take starts of sequences, over the trace."""
     target = overlay.target
+    nested_tensor._nt_view_dummy()  # a jagged tensor of no device that torch makes once a process: not of fakes, not counted
 
     def select(
         query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, dropout: float, is_causal: bool, enable_gqa: bool
     ) -> SDPBackend:
         call = Call(query, key, value, mask, dropout, is_causal, enable_gqa)
-        chosen = {c: _choose(call, Rules(c, target.torch_release)) for c in (overlay.capability, *CAPABILITIES)}
+        chosen = {c: choose(call, Rules(c, target.torch_release)) for c in (overlay.capability, *CAPABILITIES)}
         backend = chosen[overlay.capability]
         overlay.holds_for(c for c in CAPABILITIES if chosen[c] is backend)
         return SDPBackend(int(backend))
@@ -52,7 +53,7 @@ def _autocast(
     return cast(query), cast(key), cast(value), None if mask is None else cast(mask)
 
 
-def _choose(call: Call, rules: Rules) -> Backend:
+def choose(call: Call, rules: Rules) -> Backend:
     """The first kernel that takes the call, in the order of `_select_sdp_backend`; cuDNN comes last there."""
     if flash_takes(call, rules) and sdpa._can_use_flash_sdpa_jagged(call):  # type: ignore[arg-type]
         return Backend.FLASH

@@ -1,0 +1,86 @@
+"""Steps that go over their samples one by one: another program at each batch size, each traced by itself."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+import estimator
+from estimator import by_batch
+from estimator.solve import last_that_fits
+
+pytestmark = pytest.mark.torch
+
+
+class Net(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b = nn.Linear(784, 512), nn.Linear(512, 10)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.b(F.relu(self.a(x)))
+        return out
+
+
+def one_by_one(model: nn.Module, batch: tuple[Tensor, Tensor]) -> Tensor:
+    scores = model(batch[0])
+    losses = [F.cross_entropy(scores[i : i + 1] * 2, batch[1][i : i + 1]) for i in range(len(scores))]
+    return torch.stack(losses).sum() / len(losses)
+
+
+def samples(n: int) -> tuple[Tensor, Tensor]:
+    return torch.randn(n, 784), torch.randint(0, 10, (n,))
+
+
+def bags(model: nn.Module, batch: tuple[Tensor, Tensor]) -> Tensor:
+    """Each sample is four rows, and the largest score of them counts."""
+    return torch.stack([model(x.view(4, 196).repeat(1, 4)).amax(0) for x in batch[0]]).logsumexp(1).mean()
+
+
+def job(loss: object = one_by_one) -> estimator.TrainingJob:
+    return estimator.TrainingJob(model=Net, batch=samples, loss=loss, optimizer="adamw")  # type: ignore[arg-type]
+
+
+def test_each_size_has_the_bytes_of_its_own_trace(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Against the simulated card (8.0, torch 2.11): requested, allocated and reserved peaks of `bags`."""
+    monkeypatch.setattr(by_batch, "MOST_OPS", 1500)  # how far the search goes is not what is looked at
+    answer = estimator.estimate(job(bags), device="a100-80gb", torch_version="2.11.0", cross_check=False)
+    said = [answer.at(n) for n in (8, 32)]
+    assert [b.peak_allocated_bytes for b in said] == [28_694_016, 29_298_688]
+    assert [b.peak_reserved_bytes for b in said] == [42 << 20, 42 << 20]
+    assert [w.code for w in answer.warnings].count("each-batch-traced") == 1
+
+
+def test_the_largest_fits_and_the_next_does_not() -> None:
+    """A sample is 512 rows, of which ReLU keeps a MiB."""
+
+    def rows(model: nn.Module, batch: tuple[Tensor, Tensor]) -> Tensor:
+        return torch.stack([model(x.expand(512, -1)).amax(0) for x in batch[0]]).logsumexp(1).mean()
+
+    free = 638 << 20  # the context at its high end
+    answer = estimator.estimate(job(rows), device="a100-80gb", memory=free + (96 << 20), cross_check=False)
+    n = answer.max_batch_size
+    assert answer.at(n).fits
+    assert not answer.at(n + 1).fits
+    assert 8 < n < 96
+    hidden, scores = 512 * 512 * 4, 512 * 10 * 4
+    # ReLU's result is what the second product needs, and what ReLU's own gradient reads
+    assert answer.counts.activation_bytes_per_sample >= hidden + scores
+
+
+def test_the_search_ends_where_a_trace_would_be_too_long(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(by_batch, "MOST_OPS", 1500)
+    answer = estimator.estimate(job(), device="a100-80gb", cross_check=False)
+    assert 8 < answer.max_batch_size < 100
+    assert "the search ended at batch" in answer.limited_by
+
+
+@pytest.mark.pure
+@pytest.mark.parametrize(("largest", "most"), [(7, 20), (19, 20), (20, 20), (1000, 20)])
+def test_a_search_with_an_end_finds_what_lies_below_it(largest: int, most: int) -> None:
+    for guess in range(1, most + 1):
+        low, high = last_that_fits(lambda n: n <= largest, guess, 1, most)
+        assert low == min(largest, most)
+        assert (high > most) == (largest >= most)
