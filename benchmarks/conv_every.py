@@ -6,7 +6,7 @@ Of products (kernel 1x1, stride 1) with the channels outermost cuDNN's choice ha
 that plans come and go with the batch size: at 320 channels, 160 out and 14x14 pixels three batch sizes of sixteen get
 another one. Gradients of a depthwise weight with the channels innermost do the like. The lines of these are asked at the
 batch sizes of `PROBES`. Where one is not what the line says, the line is asked at every batch size up to its largest, and
-written anew: `*` after the largest says so, and a run may be two forms that take turns by the remainder of the batch size
+written anew: `*` after the largest says so (with the number after it where larger ones than `MOST` were asked), and a run may be two forms that take turns by the remainder of the batch size
 (`conv_lines.chosen`). With `--torchvision` only torchvision's models are gone through, at 224 pixels and `OTHER_SIZES`.
 Needs what `benchmarks.conv_sample` needs.
 """
@@ -34,6 +34,8 @@ from estimator.scratch.conv_workspace import STEP
 
 PROBES = (9, 11, 15, 18, 22, 27, 30, 50, 75, 90, 120, 160, 200, 250)
 """Batch sizes between those of `conv_sample.BATCHES`: odd, even, and round ones that people take."""
+MOST = 256
+"""Batch sizes up to which every one is asked."""
 PERIODS = (2, 4, 8, 16, 32, 64)
 """Samples after which the rows of a product are the same number beyond whole tiles of 64 or 128 rows."""
 PAIRS = 4
@@ -66,14 +68,16 @@ def is_told(at: At, ask: Ask, lines: Lines, batches: Iterable[int] = PROBES) -> 
     return True
 
 
-def every(last: int, at: At, ask: Ask, forms: dict[Form, int]) -> list[str]:
-    """Words of one line asked at every batch size up to `last`; forms that are new get a number."""
-    points = [Point(b, at(b), size) for b in range(1, last + 1) if (size := ask(b)) is not None]
+def every(last: int, at: At, ask: Ask, forms: dict[Form, int], batches: Iterable[int] = ()) -> list[str]:
+    """Words of one line asked at every batch size up to `last` or `MOST`, then at `batches`; new forms get a number."""
+    dense = min(last, MOST)
+    wanted = [*range(1, dense + 1), *(b for b in batches if dense < b <= last)]
+    points = [Point(b, at(b), size) for b in wanted if (size := ask(b)) is not None]
     named = [
         (batch, form if isinstance(form, str) else str(forms.setdefault(form, len(forms))))
         for batch, form in runs(points)
     ]
-    words = [f"{last}*"]
+    words = [f"{last}*" if last == dense else f"{last}*{dense}"]
     for batch, name in joined(points, named, tuple(forms)):
         words.append(f"{batch}:{name}")
     return words
@@ -106,7 +110,8 @@ def joined(
             yield start, best
             at += count
             if at < len(named) and far > named[at][0]:  # the next run begins where the turns end
-                named = [*named[:at], (far, named[at][1]), *named[at + 1 :]]
+                begin = min(point.batch for point in points if point.batch >= far)
+                named = [*named[:at], (begin, named[at][1]), *named[at + 1 :]]
         else:
             yield start, name
             at += 1
@@ -153,14 +158,14 @@ class Filler:
         key = conv_lines.fingerprint(at(1))
         own = self.found[half].get(key)
         parts = own or (self.found[False].get(key) if own is None else None)
-        if not parts or (own and own[0].endswith("*")):
+        if not parts or (own and "*" in own[0]):
             return
         of = half and own is not None
         one = Lines(*self.lines[of][:3], tuple(self.forms[of]), f"{key}{' '.join(parts)}\n".encode())
-        last = int(parts[0].rstrip("*"))
-        batches = range(1, last + 1) if parts[0].endswith("*") else PROBES
+        last = int(parts[0].split("*")[0])
+        batches = range(1, min(last, MOST) + 1) if "*" in parts[0] else PROBES
         if not is_told(at, ask, one, batches):
-            self.found[half][key] = every(last, at, ask, self.forms[half])
+            self.found[half][key] = every(last, at, ask, self.forms[half], one.batches)
 
     def write(self) -> None:
         """Write both files anew; the questions are counted in the first."""
@@ -174,7 +179,7 @@ class Filler:
             path.write_text(json.dumps(head, separators=(",", ":")) + "\n" + text)
             print(
                 path.name,
-                sum(bool(w) and w[0].endswith("*") for w in found.values()),
+                sum(bool(w) and "*" in w[0] for w in found.values()),
                 "lines asked at every batch size",
             )
         print(self.question_count, "questions")

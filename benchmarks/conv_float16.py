@@ -6,7 +6,9 @@ Every line of 16-bit types in the file of lines is asked in float16, at the batc
 of its turns. Where all workspaces agree, float16 has that line. Where one does not, the layer gets a line of its own, made
 as `benchmarks.conv_lines` and `benchmarks.conv_turns` make them. So do depthwise convolutions with the channels outermost
 that PyTorch gives to cuDNN in float16 alone. A line whose layer is not among those of `conv_line_layers` cannot be asked:
-its name stands in the file without more. Needs what `benchmarks.conv_sample` needs. Prints how much differs.
+its name stands in the file without more. With `--into` the file of float16 that stands there is added to: what has not
+changed since an older file of lines (`--since`) is not asked again. Needs what `benchmarks.conv_sample` needs. Prints how
+much differs.
 """
 
 from __future__ import annotations
@@ -34,6 +36,8 @@ from estimator.scratch.conv_lines import KEY, Lines
 from estimator.scratch.conv_workspace import STEP
 
 Ask = Callable[[CudnnConv], int | None]
+BARE = " "
+"""Stands for the words of a line that was not asked, where no words stand for one that agrees."""
 _CARD = Target(device=DeviceProfile(name="card", kind="cuda", total_bytes=80 << 30, compute_capability=(8, 0),
                                     multiprocessor_count=108), torch_version="2.11.0")  # fmt: skip
 
@@ -41,9 +45,9 @@ _CARD = Target(device=DeviceProfile(name="card", kind="cuda", total_bytes=80 << 
 class Maker:
     """Makes one file of lines of float16 from the lines of 16-bit types, and counts what it finds."""
 
-    def __init__(self, ask: Ask, known: Lines) -> None:
-        self.ask, self.known = ask, known
-        self.forms: dict[Form, int] = {}
+    def __init__(self, ask: Ask, known: Lines, since: Lines | None = None, own: Lines | None = None) -> None:
+        self.ask, self.known, self.since, self.own = ask, known, since, own
+        self.forms: dict[Form, int] = {form: number for number, form in enumerate(own.forms if own is not None else ())}
         self.text: dict[str, str] = {}
         self.counts: collections.Counter[str] = collections.Counter()
 
@@ -61,6 +65,8 @@ class Maker:
         parts = conv_lines.find(self.known.text, key)
         if key in self.text or (parts is None and not (is_cudnns_in_float16_alone(layer) and not nhwc)):
             return
+        if self.is_kept(key):
+            return
         known = conv_lines.batches_asked(parts, self.known.batches) if parts is not None else self.known.batches
         sizes = {batch: size for batch in known if (size := ask(batch)) is not None}
         self.counts["lines"] += 1
@@ -77,16 +83,27 @@ class Maker:
             self.counts["own lines"] += 1
         self.text[key] = " ".join(words)
 
+    def is_kept(self, key: str) -> bool:
+        """Whether what the older file of float16 says of a line still stands: the line is as it was then."""
+        if self.since is None or self.own is None:
+            return False
+        before = conv_lines.find(self.since.text, key)
+        own = conv_lines.find(self.own.text, key)
+        return before == conv_lines.find(self.known.text, key) and (before is not None or own is not None)
+
     def _is_known(self, call: CudnnConv, size: int) -> bool:
         found = conv_lines.look_up(call, self.known)
         return found is not None and abs(found.next_to[0] - size) <= STEP
 
     def content(self, names: Iterable[str]) -> str:
         """Lines where float16 differs, and the bare names of those of `names` that were not asked, sorted."""
-        unasked = {name: "" for name in names if name not in self.text}
+        for line in self.own.text.decode().splitlines() if self.own is not None else ():
+            if self.is_kept(line[:KEY]):
+                self.text.setdefault(line[:KEY], line[KEY:] or BARE)
+        unasked = {name: BARE for name in names if name not in self.text and not self.is_kept(name)}
         self.counts["not asked"] = len(unasked)
         own = {key: words for key, words in self.text.items() if words}
-        return "".join(sorted(f"{key}{words}\n" for key, words in (own | unasked).items()))
+        return "".join(sorted(f"{key}{words.strip()}\n" for key, words in (own | unasked).items()))
 
 
 def is_cudnns_in_float16_alone(layer: Layer) -> bool:
@@ -132,13 +149,18 @@ def main() -> int:
     parser.add_argument("--capability", default="8.0")
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--no-timm", action="store_true", help="leave out the layers of timm's models")
+    parser.add_argument("--into", type=Path, metavar="OLD", help="a file of float16 that is added to")
+    parser.add_argument("--since", type=Path, metavar="LINES", help="the file of lines that it was made from")
     options = parser.parse_args()
     major, minor = map(int, options.capability.split("."))
     known = conv_lines.load((major, minor))
     if known is None:
         parser.error(f"there are no lines of {options.capability}")
     layers = line_layers("bfloat16", with_timm=not options.no_timm)
-    maker = Maker(Asker((major, minor)).workspace, known)
+    since, own = (conv_lines.read(path.read_bytes()) if path else None for path in (options.since, options.into))
+    maker = Maker(Asker((major, minor)).workspace, known, since, own)
+    if options.into:
+        maker.counts["questions"] = read_lines(options.into)[0]["count"]
     make(maker, layers)
     head, text = read_lines(Path(conv_lines.__file__).with_name("conv_plans") / f"{major}.{minor}.lines")
     floats = {

@@ -1,7 +1,8 @@
 """Which layers have a line of measured workspaces, and in which types and layouts they are asked.
 
 The layers of torchvision's models at 224 and 256 pixels, of some at other usual sizes, of timm's at 224, plain layers and
-whole networks written down (`conv_networks`, `conv_patch_networks`), at every one of `conv_sample.BATCHES`.
+whole networks written down (`conv_networks`, `conv_patch_networks`), at every one of `conv_sample.BATCHES`; those of small
+networks (`conv_small_networks`, `conv_field_networks`, `conv_series_networks`) at `LARGE_BATCHES` too.
 """
 
 from __future__ import annotations
@@ -9,9 +10,12 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator
 
+from benchmarks.conv_field_networks import field_networks
 from benchmarks.conv_networks import networks
 from benchmarks.conv_patch_networks import channels_last_networks, patch_networks
-from benchmarks.conv_sample import BATCHES, KINDS, Layer, goes_to_cudnn, layers_of_models, output
+from benchmarks.conv_sample import BATCHES, KINDS, LARGE_BATCHES, Layer, goes_to_cudnn, layers_of_models, output
+from benchmarks.conv_series_networks import series_networks, volume_networks
+from benchmarks.conv_small_networks import small_networks
 from estimator.scratch import conv_lines
 from estimator.scratch.conv_call import CudnnConv
 
@@ -22,6 +26,10 @@ OTHER_SIZES: dict[tuple[int, ...], tuple[str, ...]] = {
         "mobilenet_v2", "mobilenet_v3_large", "efficientnet_b0", "efficientnet_v2_s",
     ),
     (160, 192, 288, 384): ("densenet121", "densenet169", "regnet_y_1_6gf", "regnet_y_3_2gf", "regnet_y_16gf"),
+    (32, 64, 96): (
+        "resnet18", "resnet50", "vgg16", "mobilenet_v2", "mobilenet_v3_small", "mobilenet_v3_large", "efficientnet_b0",
+        "convnext_tiny", "densenet121", "shufflenet_v2_x1_0", "squeezenet1_1", "googlenet",
+    ),
     (512, 640, 800): ("resnet50",),
     (240,): ("efficientnet_b1",), (260, 288): ("efficientnet_b2",), (299,): ("inception_v3",),
     (300,): ("efficientnet_b3", "efficientnet_v2_s"), (380,): ("efficientnet_b4",), (456,): ("efficientnet_b5",),
@@ -34,6 +42,10 @@ layers.
 Source: the sizes at which torchvision's weights were trained and are scored (its references and `Weights.transforms`),
 those of detectors and segmentation, and the multiples of 32 in use for smaller and larger images.
 """
+
+
+AS_THEY_ARE = ("cells", "style", "enlarger", "players")
+"""Kinds of small networks on images that are asked with the channels outermost alone, as series and volumes are."""
 
 
 def grid() -> Iterator[Layer]:
@@ -61,22 +73,40 @@ def line_layers(half: str, *, with_timm: bool) -> dict[Layer, list[Form]]:
     layers += [layer for _, found in (*networks(), *patch_networks()) for layer in found]
     for sizes, names in OTHER_SIZES.items():
         layers += layers_of_models(sizes, others=False, only=names)
-    forms = {layer: list(usual) for layer in layers}
+    forms = small_layers(half) | {layer: list(usual) for layer in layers}
     for _, found in channels_last_networks():
         for layer in found:
             forms[layer] = [*usual, ("float32", True)]
     return forms
 
 
+def small_layers(half: str) -> dict[Layer, list[Form]]:
+    """Layers of small networks; with the channels innermost where people lay such networks out so."""
+    plain: list[Form] = [("float32", False), (half, False)]
+    found: dict[Layer, list[Form]] = {}
+    for name, layers in (*small_networks(), *field_networks()):
+        for layer in layers:
+            if name.split()[0] in AS_THEY_ARE:
+                found.setdefault(layer, plain)
+            else:
+                found[layer] = [*plain, (half, True)]
+    for _, layers in (*series_networks(), *volume_networks()):
+        for layer in layers:
+            found.setdefault(layer, plain)
+    return found
+
+
 def line_calls(half: str, known: conv_lines.Lines | None, *, with_timm: bool) -> Iterator[tuple[int, CudnnConv]]:
-    """All convolutions to ask, with the number of their layer; those that have a line in `known` are left out."""
-    for number, (layer, forms) in enumerate(line_layers(half, with_timm=with_timm).items()):
+    """All convolutions to ask, with the number of their layer; those that have a line in `known` are left out.
+
+    A small network's layer is asked again where its line ends before the larger batch sizes, and is not one of all sizes.
+    """
+    small = small_layers(half)
+    every = line_layers(half, with_timm=with_timm)
+    for number, (layer, forms) in enumerate(every.items()):
+        batches = (*BATCHES, *LARGE_BATCHES) if layer in small else BATCHES
         for (dtype, nhwc), kind in itertools.product(forms, KINDS):
-            if known is not None and conv_lines.find(
-                known.text, conv_lines.fingerprint(layer.at(1, kind, dtype, nhwc))
-            ):
-                continue
-            for batch in BATCHES:
-                call = layer.at(batch, kind, dtype, nhwc)
-                if goes_to_cudnn(call):
-                    yield number, call
+            calls = [call for batch in batches if goes_to_cudnn(call := layer.at(batch, kind, dtype, nhwc))]
+            words = conv_lines.find(known.text, conv_lines.fingerprint(calls[0])) if known is not None and calls else None
+            if calls and (words is None or ("*" not in words[0] and int(words[0]) < calls[-1].x[0])):
+                yield from ((number, call) for call in calls)

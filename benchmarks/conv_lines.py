@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import collections
+import itertools
 import json
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -21,7 +22,7 @@ from typing import Any, NamedTuple
 
 from benchmarks.conv_asker import MULTIPROCESSORS
 from benchmarks.conv_forms import CLOSE, MOST_CONSTANT, SMALL, candidates
-from benchmarks.conv_sample import BATCHES, read_rows
+from benchmarks.conv_sample import BATCHES, LARGE_BATCHES, each_row, read_head
 from estimator.scratch.conv_call import CudnnConv
 from estimator.scratch.conv_forms import Form, base_bytes, form_bytes
 from estimator.scratch.conv_lines import KEY, fingerprint
@@ -37,13 +38,14 @@ class Point(NamedTuple):
     size: int
 
 
-def read(paths: Sequence[Path]) -> tuple[dict[str, Any], dict[str, list[Point]]]:
-    """Head of the first file, and the points of each line in the order of their batch sizes."""
-    head, rows = read_rows(paths)
-    found: dict[str, dict[int, Point]] = collections.defaultdict(dict)
-    for _, call, size in rows:
-        found[fingerprint(call)][call.x[0]] = Point(call.x[0], call, size)
-    return head, {key: [points[b] for b in sorted(points)] for key, points in found.items()}
+def read(paths: Sequence[Path]) -> Iterator[tuple[str, list[Point]]]:
+    """Each line's fingerprint with its points in the order of their batch sizes; a layer's rows stand together."""
+    for _, rows in itertools.groupby(each_row(paths), key=lambda row: row[0]):
+        found: dict[str, dict[int, Point]] = collections.defaultdict(dict)
+        for _, call, size in rows:
+            found[fingerprint(call)][call.x[0]] = Point(call.x[0], call, size)
+        for key, points in found.items():
+            yield key, [points[batch] for batch in sorted(points)]
 
 
 def read_lines(path: Path) -> tuple[dict[str, Any], list[str]]:
@@ -128,23 +130,24 @@ def main() -> int:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--into", type=Path, metavar="OLD", help="a file whose lines are kept")
     options = parser.parse_args()
-    head, lines = read(options.rows)
+    head = read_head(options.rows[0])
     old, text = read_lines(options.into) if options.into else ({"forms": [], "count": 0}, list[str]())
     forms: dict[Form, int] = {(base, (what, rest)): n for n, (base, (what, rest)) in enumerate(old["forms"])}
-    text = [line for line in text if line[:KEY] not in lines]
-    unexplained = run_count = 0
-    for key, points in sorted(lines.items()):
+    lines: dict[str, str] = {}
+    asked = unexplained = run_count = 0
+    for key, points in read(options.rows):
+        asked += len(points)
         words = [str(points[-1].batch)]
         for batch, form in runs(points):
             run_count += 1
             unexplained += isinstance(form, str) and form.endswith("+0")
             name = form if isinstance(form, str) else str(forms.setdefault(form, len(forms)))
             words.append(f"{batch}:{name}")
-        text.append(f"{key}{' '.join(words)}\n")
+        lines[key] = f"{key}{' '.join(words)}\n"
+    text = [*(line for line in text if line[:KEY] not in lines), *lines.values()]
     capability, version = tuple(head["capability"]), head["cudnn"]
     if options.into and (old["capability"] != list(capability) or old["cudnn"] != version):
         parser.error(f"{options.into} is of another capability or cuDNN")
-    asked = sum(map(len, lines.values()))
     count = asked + old["count"]
     first = {
         "what": "Workspaces of usual convolutions, one a line: fingerprint, largest batch size asked, and from which "
@@ -153,7 +156,7 @@ def main() -> int:
         f"benchmarks/conv_line_layers.py lists), cuDNN {version // 10000}.{version // 100 % 100}.{version % 100} in its "
         "deviceless mode, as the trees beside this file were.",
         "capability": capability, "cudnn": version, "multiprocessors": MULTIPROCESSORS[capability],
-        "batches": BATCHES, "count": count, "forms": list(forms),
+        "batches": (*BATCHES, *LARGE_BATCHES), "count": count, "forms": list(forms),
     }  # fmt: skip
     options.out.write_text(json.dumps(first, separators=(",", ":")) + "\n" + "".join(sorted(text)))
     print(f"{asked} convolutions, {len(lines)} lines, {run_count} runs, {unexplained} explained by nothing")

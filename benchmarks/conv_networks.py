@@ -8,38 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from benchmarks.conv_sample import Layer, output
-
-Found = dict[Layer, None]
-
-
-class Tracer:
-    """Collects the layers of one network while its shape is followed by hand; pixels are of one image."""
-
-    def __init__(self) -> None:
-        self.found: Found = {}
-
-    def conv(self, x: Sequence[int], k: int, kernel: int = 3, stride: int = 1, padding: int | None = None,
-             dilation: int = 1, groups: int = 1) -> tuple[int, ...]:  # fmt: skip
-        """Add a convolution of `x` (channels, pixels...); give the shape of its result. One dimension becomes two."""
-        c, *pixels = x
-        padding = dilation * (kernel - 1) // 2 if padding is None else padding
-        dims, flat = len(pixels), (1,) if len(pixels) == 1 else ()
-        layer = Layer((c, *flat, *pixels), (k, c // groups, *flat, *(kernel,) * dims), (), (*flat, *(stride,) * dims),
-                      (*(0,) * len(flat), *(padding,) * dims), (*flat, *(dilation,) * dims), groups)  # fmt: skip
-        out = output(layer.x[1:], layer)
-        if min(out) > 0:
-            self.found[layer._replace(y=(k, *out))] = None
-        return k, *out[len(flat) :]
-
-    def up(self, x: Sequence[int], k: int, kernel: int = 2, stride: int = 2, padding: int = 0) -> tuple[int, ...]:
-        """Add a transposed convolution to `stride` times the pixels: the gradient of the convolution back."""
-        wide = (k, *(n * stride for n in x[1:]))
-        self.conv(wide, x[0], kernel, stride, padding)
-        return wide
-
-    def grow(self, x: Sequence[int], times: int) -> tuple[int, ...]:
-        return x[0], *(n * times for n in x[1:])
+from benchmarks.conv_tracer import Found, Tracer, traced
 
 
 def unet(t: Tracer, size: int, width: int, depth: int, dims: int = 2, channels: int = 3, transposed: bool = True) -> None:
@@ -275,50 +244,45 @@ def auxiliary_heads(t: Tracer, size: int) -> None:
 def networks() -> Iterator[tuple[str, Found]]:
     """Each network with its name; the first word of the name is its kind."""
 
-    def run(name: str, make: object, *arguments: object, **options: object) -> tuple[str, Found]:
-        tracer = Tracer()
-        make(tracer, *arguments, **options)  # type: ignore[operator]
-        return f"{name} {' '.join(map(str, arguments))}", tracer.found
-
     for size in (96, 128, 192, 224, 256, 320, 384, 512, 640):
         for width in (16, 32, 64):
             for transposed in (True, False):
-                yield run("unet", unet, size, width, 4, 2, 3, transposed)
-        yield run("unet", unet, size, 64, 4, 2, 1, True)
+                yield traced(unet, size, width, 4, 2, 3, transposed)
+        yield traced(unet, size, 64, 4, 2, 1, True)
     for size in (32, 48, 64, 96, 128):
         for width in (16, 32):
-            yield run("unet3d", unet, size, width, 3, 3, 1, True)
+            yield traced(unet, size, width, 3, 3, 1, True)
     for size in (32, 64, 128):
         for width in (32, 64, 128):
             for channels in (1, 3):
-                yield run("dcgan", dcgan, size, width, channels)
-        yield run("dcgan", dcgan, size, 64, 3, 128)
+                yield traced(dcgan, size, width, channels)
+        yield traced(dcgan, size, 64, 3, 128)
     for size in (128, 256, 512):
         for width in (32, 64):
-            yield run("translation", translation, size, width)
+            yield traced(translation, size, width)
     for size, width, kernel in ((24, 64, 9), (32, 64, 3), (48, 256, 3), (96, 64, 3), (128, 64, 3), (64, 48, 3), (96, 32, 3)):
-        yield run("super_resolution", super_resolution, size, width, kernel)
+        yield traced(super_resolution, size, width, kernel)
     for size, width, times, channels in (
         (32, 128, (1, 2, 2, 2), 3), (32, 64, (1, 2, 4), 3), (28, 32, (1, 2, 4), 1), (64, 128, (1, 1, 2, 2, 4, 4), 3),
         (64, 192, (1, 2, 3, 4), 3), (128, 64, (1, 2, 4, 8), 3), (256, 128, (1, 1, 2, 2, 4, 4), 3), (64, 320, (1, 2, 4, 4), 4),
         (32, 320, (1, 2, 4, 4), 4), (64, 64, (1, 2, 4, 8), 3), (32, 192, (1, 2, 3, 5), 4), (128, 320, (1, 2, 4), 4),
     ):  # fmt: skip
-        yield run("diffusion", diffusion, size, width, times, channels)
+        yield traced(diffusion, size, width, times, channels)
     for size in (128, 256, 512):
         for width in (64, 128):
-            yield run("autoencoder_kl", autoencoder_kl, size, width)
+            yield traced(autoencoder_kl, size, width)
     for size in (320, 416, 512, 640):
         for width in (16, 32, 48, 64):
-            yield run("detector", detector, size, width, 3)
+            yield traced(detector, size, width, 3)
     for size in (256, 320, 512, 640, 800, 1024):
-        yield run("pyramid", pyramid, size)
+        yield traced(pyramid, size)
     for size in (224, 256, 299, 320, 384, 480, 512, 520):
-        yield run("auxiliary_heads", auxiliary_heads, size)
+        yield traced(auxiliary_heads, size)
     for size in (28, 32, 64):
-        yield run("small_images", small_images, size)
+        yield traced(small_images, size)
     for length in (8000, 16000, 32000, 48000, 80000, 160000):
-        yield run("waves", waves, length)
+        yield traced(waves, length)
     for frames in (64, 100, 200, 400, 500, 1000, 3000):
-        yield run("spectrograms", spectrograms, frames)
+        yield traced(spectrograms, frames)
     for frames, size in ((8, 112), (16, 112), (16, 224), (32, 224)):
-        yield run("videos", videos, frames, size)
+        yield traced(videos, frames, size)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from benchmarks.conv_networks import Found, Tracer
+from benchmarks.conv_tracer import Found, Tracer
 
 SIZES = (224, 256, 384, 512)
 WIDTHS = (192, 256, 384, 512, 768, 1024, 1280)

@@ -45,6 +45,8 @@ SIDES = (4, 5, 6, 7, 8, 10, 12, 14, 16, 20, 24, 28, 32, 40, 48, 56, 60, 64, 72, 
          224, 256, 299, 300, 320, 384, 512)  # fmt: skip
 LENGTHS = (50, 100, 128, 200, 256, 400, 500, 512, 1000, 1024, 1500, 2000, 3000, 4000, 4096, 8000, 8192, 16000)
 BATCHES = (1, 2, 3, 4, 5, 6, 7, 8, 10, 12, 14, 16, 20, 24, 28, 32, 40, 48, 64, 96, 100, 128, 192, 256)
+LARGE_BATCHES = (384, 512, 768, 1024, 2048)
+"""At which layers of small networks are asked besides."""
 SCALES = tuple(side / 224 for side in (256, 256, 288, 299, 320, 384, 512, 192, 128, 96, 64))
 
 
@@ -243,18 +245,25 @@ def draw(rng: random.Random, known: list[Layer], halves: tuple[str, ...]) -> Ite
                 yield number, call
 
 
-def read_rows(paths: Sequence[Path]) -> tuple[dict[str, Any], list[tuple[int, CudnnConv, int]]]:
-    """Of files that this command wrote: head of the first, and (layer, call, workspace in bytes) of all rows."""
-    head: dict[str, Any] = {}
-    rows = []
+def each_row(paths: Sequence[Path]) -> Iterator[tuple[int, CudnnConv, int]]:
+    """Of files that this command wrote: (layer, call, workspace in bytes), one row after the other."""
     for path in paths:
         with gzip.open(path, "rt") as file:
-            head = head or json.loads(file.readline())
             for line in file:
                 if isinstance(row := json.loads(line), list):
                     shapes = (tuple(numbers) for numbers in row[4:10])
-                    rows.append((row[0], CudnnConv(row[1], row[2], row[3], *shapes, row[10]), row[11]))
-    return head, rows
+                    yield row[0], CudnnConv(row[1], row[2], row[3], *shapes, row[10]), row[11]
+
+
+def read_head(path: Path) -> dict[str, Any]:
+    with gzip.open(path, "rt") as file:
+        head: dict[str, Any] = json.loads(file.readline())
+    return head
+
+
+def read_rows(paths: Sequence[Path]) -> tuple[dict[str, Any], list[tuple[int, CudnnConv, int]]]:
+    """Of files that this command wrote: head of the first, and all rows (`each_row`)."""
+    return read_head(paths[0]), list(each_row(paths))
 
 
 def main() -> int:
@@ -272,7 +281,7 @@ def main() -> int:
     asker = Asker((major, minor))
     halves = ("bfloat16", "float16") if (major, minor) >= (8, 0) else ("float16",)
     written = 0
-    with gzip.open(options.out, "wt") as file:
+    with gzip.open(options.out, "wt", compresslevel=1) as file:
         file.write(json.dumps({"capability": [major, minor], "cudnn": asker.version}) + "\n")
         if options.lines:
             from benchmarks.conv_line_layers import line_calls

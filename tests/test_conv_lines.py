@@ -8,10 +8,15 @@ from typing import Any
 
 import pytest
 
+from benchmarks.conv_field_networks import field_networks
+from benchmarks.conv_line_layers import line_calls, small_layers
 from benchmarks.conv_lines import Point, runs
 from benchmarks.conv_networks import networks
 from benchmarks.conv_patch_networks import channels_last_networks, patch_networks
-from benchmarks.conv_sample import output
+from benchmarks.conv_sample import BATCHES, LARGE_BATCHES, output
+from benchmarks.conv_series_networks import series_networks, volume_networks
+from benchmarks.conv_small_networks import small_networks
+from benchmarks.conv_tracer import Tracer
 from benchmarks.conv_turns import straightened, turned
 from estimator.device import DeviceProfile, Target
 from estimator.scratch import conv_forms, conv_lines, conv_workspace
@@ -180,7 +185,7 @@ def test_the_files_are_sorted_and_name_forms_they_have(capability: tuple[int, in
     assert rows == sorted(rows)
     for row in rows[:: len(rows) // 500]:
         last, *parts = row[conv_lines.KEY :].split()
-        assert int(last.rstrip("*")) in read.batches
+        assert int(last.split("*")[0]) in read.batches
         assert parts[0].startswith("1:")
         names = [part.split(":")[1] for part in parts]
         assert all("+" in name or int(name) < len(read.forms) for name in plain(names))
@@ -218,15 +223,45 @@ def test_runs_are_what_explains_most_batch_sizes() -> None:
 
 def test_layers_of_the_networks_written_down_fit_together() -> None:
     kinds, count = set(), 0
-    for name, found in (*networks(), *patch_networks(), *channels_last_networks()):
+    small = (*small_networks(), *field_networks(), *series_networks(), *volume_networks())
+    for name, found in (*networks(), *patch_networks(), *channels_last_networks(), *small):
         kinds.add(name.split()[0])
         assert found, name
         for layer in found:
             count += 1
             assert output(layer.x[1:], layer) == layer.y[1:]
             assert layer.w[:2] == (layer.y[0], layer.x[0] // layer.groups)
-    assert len(kinds) >= 12
-    assert count > 3000
+    assert len(kinds) >= 35
+    assert count > 20_000
+
+
+def test_a_network_is_followed_through_kernels_of_two_sizes_transposed_ones_and_borders() -> None:
+    """(41 + 40 - 41) // 2 + 1 = 21 rows, (11 + 10 - 11) // 2 + 1 = 6; (7 - 1) x 2 - 2 + 3 + 1 = 14 pixels."""
+    t = Tracer()
+    assert t.conv((1, 41, 11), 32, (41, 11), 2, (20, 5)) == (32, 21, 6)
+    assert t.up((64, 7, 7), 32, 3, 2, 1, 1) == (32, 14, 14)
+    assert t.conv(t.wrap((3, 30), 4), 8, 9, 1, 0) == (8, 30)
+    assert t.conv((3, 5), 8, 7, 1, 0) == (8, -1)
+    assert [(layer.x, layer.w, layer.y) for layer in t.found] == [
+        ((1, 41, 11), (32, 1, 41, 11), (32, 21, 6)),
+        ((32, 14, 14), (64, 32, 3, 3), (64, 7, 7)),
+        ((3, 1, 38), (8, 3, 1, 9), (8, 1, 30)),
+    ]
+
+
+def test_small_layers_are_asked_again_where_their_line_ends_before_the_larger_batches(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    layer, forms = next(iter(small_layers("bfloat16").items()))
+    monkeypatch.setattr("benchmarks.conv_line_layers.line_layers", lambda half, with_timm: {layer: forms})
+    key = conv_lines.fingerprint(layer.at(1, "forward", "float32", False))
+    largest = LARGE_BATCHES[-1]
+    for words, is_asked in (("256 1:0", True), (f"{largest} 1:0", False), ("256* 1:0", False)):
+        known = conv_lines.Lines((9, 19), 108, BATCHES, FORMS, f"{key}{words}\n".encode())
+        calls = [call for _, call in line_calls("bfloat16", known, with_timm=False)]
+        mine = [c.x[0] for c in calls if (c.kind, c.dtype) == ("forward", "float32")]
+        assert mine == ([*BATCHES, *LARGE_BATCHES] if is_asked else [])
+        assert len(calls) > len(mine)
 
 
 def test_a_turn_is_sought_between_the_sizes_asked_and_read_back_as_asked_on_either_side(

@@ -71,6 +71,30 @@ def test_lines_of_float16_are_kept_where_they_differ(turn: int) -> None:
         assert found.next_to == [conv_forms.form_bytes(half_call(batch), FORMS[int(batch < 23)])]
 
 
+def test_float16_is_asked_only_where_lines_have_changed_since() -> None:
+    """64 channels stand as they stood, 128 were asked anew, 80 were never asked; 96 have float16's own line."""
+
+    def text(*lines: tuple[int, str]) -> bytes:
+        keys = ((conv_lines.fingerprint(layer_of(n).at(1, "forward", "float16", False)), words) for n, words in lines)
+        return "".join(sorted(f"{key}{words}\n" for key, words in keys)).encode()
+
+    since = conv_lines.Lines((9, 19), 108, ASKED, FORMS, text((64, "32 1:1"), (80, "32 1:1"), (96, "32 1:1"), (128, "8 1:1")))
+    known = since._replace(text=text((64, "32 1:1"), (80, "32 1:1"), (96, "32 1:1"), (128, "32 1:1")))
+    own = since._replace(text=text((80, ""), (96, "32 1:0"), (128, "8 1:0")))
+    cudnn = Cudnn(23)
+    maker = Maker(cudnn, known, since, own)
+    for channels in (64, 80, 96, 128):
+        maker.add(layer_of(channels), "forward", False)
+    assert {c.x[1] for c in cudnn.asked} == {128}
+    found = maker.content(line[: conv_lines.KEY] for line in known.text.decode().splitlines())
+    words = {line[: conv_lines.KEY]: line[conv_lines.KEY :] for line in found.splitlines()}
+    key = {n: conv_lines.fingerprint(layer_of(n).at(1, "forward", "float16", False)) for n in (64, 80, 96, 128)}
+    assert key[64] not in words
+    assert words[key[80]] == ""
+    assert words[key[96]] == "32 1:0"
+    assert words[key[128]].startswith("32 1:")
+
+
 def test_depthwise_layers_that_only_float16_gives_to_cudnn_are_asked() -> None:
     """PyTorch gives cuDNN kernels of 1, 3 and 5 from 32 channels on, `_use_cudnn_depthwise`."""
     asked = {
@@ -100,6 +124,9 @@ def test_what_comes_and_goes_with_the_batch_size_is_asked_and_read_back_everywhe
         assert found is not None
         assert found.next_to == found.all == [full_tiles(batch)], batch
     assert is_told(call, full_tiles, read, range(1, 65))
+    further = every(512, call, full_tiles, forms, (128, 256, 384, 512))
+    assert further[0] == "512*256"
+    assert conv_lines.batches_asked(further, (*ASKED, 384, 512)) == [*range(1, 257), 384, 512]
     assert not is_told(call, copied, read)
 
 

@@ -106,12 +106,12 @@ def _line_of(key: str, text: bytes, batches: tuple[int, ...]) -> tuple[list[int]
 def batches_asked(parts: Sequence[str], batches: Sequence[int]) -> list[int]:
     """Batch sizes that were asked for a line: the file's up to the line's largest, and those on either side of a turn.
 
-    A star after the largest says that every one was asked.
+    A star after the largest says that every one was asked, or every one up to the number after the star.
     """
-    if parts[0].endswith("*"):
-        return list(range(1, int(parts[0][:-1]) + 1))
+    largest, is_every, every = parts[0].partition("*")
     starts = {int(part.split(":")[0]) for part in parts[1:]}.difference(batches)
-    return sorted({b for b in batches if b <= int(parts[0])} | starts | {start - 1 for start in starts})
+    asked = {b for b in batches if b <= int(largest)} | starts | {start - 1 for start in starts}
+    return sorted(asked.union(range(1, int(every or largest) + 1)) if is_every else asked)
 
 
 def chosen(part: str, batch: int) -> str:
