@@ -110,6 +110,32 @@ def test_experts_picked_by_a_mask_get_equal_shares() -> None:
     assert shapes(traced(forward), "aten.sin.default") == [(10, 8)] * 4
 
 
+def test_counts_that_are_read_are_answered() -> None:
+    """A trace has a function of its own under `Tensor.item`, and modes are told of that: FCOS counts what is found so."""
+
+    def forward(h: Tensor) -> Tensor:
+        with EveryElement():
+            found = (h.sum(-1) > 0).sum().item()
+        return h.sin() / max(1, found)
+
+    assert shapes(traced(forward), "aten.sin.default") == [(2, 20, 8)]
+
+
+def test_experts_whose_sizes_are_listed_get_equal_shares() -> None:
+    """As GraniteMoe and JetMoe split them: 40 tokens, 2 of 4 experts each, 20 rows an expert."""
+
+    def forward(h: Tensor) -> Tensor:
+        tokens = h.flatten(0, 1)
+        with EqualShares(4, 2):
+            chosen = tokens[:, :4].topk(2, dim=1)[1]
+            gates = torch.zeros(len(tokens), 4, device=h.device).scatter(1, chosen, 1)
+            sizes = gates.long().sum(0).tolist()
+        parts = tokens.repeat_interleave(2, 0).split(sizes)
+        return torch.cat([part.sin() for part in parts])
+
+    assert shapes(traced(forward), "aten.sin.default") == [(20, 8)] * 4
+
+
 def test_ctc_loss_keeps_as_many_variables_as_its_longest_target() -> None:
     """(batch, time, 2 * 7 + 1), and as much again for the time of the backward pass."""
     from estimator import scratch

@@ -18,6 +18,8 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from estimator.sources.masks import is_item
+
 _EXPERTS = ("num_local_experts", "num_experts", "n_routed_experts", "moe_num_experts")
 _ACTIVE = ("num_experts_per_tok", "num_experts_per_token", "moe_top_k")
 NOTE = "mixture of experts: where tokens go is data; every expert is taken to get its equal share of them"
@@ -95,7 +97,7 @@ class EqualShares(TorchFunctionMode):
             return result
         if func is Tensor.tolist and given.shape == (self._experts,) and self._routed_count:
             return [self._share(self._routed_count) for _ in range(self._experts)]
-        if func is torch._C.TensorBase.item and given.shape == () and self._routed_count and not given.is_floating_point():
+        if is_item(func) and given.shape == () and self._routed_count and not given.is_floating_point():
             return self._share(self._routed_count)  # Fakes are listed item by item.
         return func(*args, **kwargs)
 

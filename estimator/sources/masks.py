@@ -11,9 +11,6 @@ from torch.overrides import TorchFunctionMode
 
 from estimator.trace.values import known_value
 
-_ITEM = torch._C.TensorBase.item
-"""What a mode is told of; `Tensor.item` itself is another function while a trace runs."""
-
 
 class EveryElement(TorchFunctionMode):
     """Answers which elements of an unknown mask are set: the first `share` of them; what is known stays as it is.
@@ -44,7 +41,7 @@ class EveryElement(TorchFunctionMode):
         if func is Tensor.__setitem__ and (isinstance(args[1], tuple) or isinstance(args[2], Tensor)):
             index = self._without_masks(args[1])
             return func(args[0], args[1] if index is None else index, args[2])
-        if func in (_ITEM, Tensor.__bool__) and is_unknown(args[0]) and not args[0].is_floating_point():
+        if (is_item(func) or func is Tensor.__bool__) and is_unknown(args[0]) and not args[0].is_floating_point():
             return func is Tensor.__bool__ or 1
         return func(*args, **kwargs)
 
@@ -67,6 +64,14 @@ class EveryElement(TorchFunctionMode):
         for part in parts:
             out += self._places(part) if _is_unknown_mask(part) else (part,)
         return tuple(out)
+
+
+def is_item(func: Any) -> bool:
+    """Whether a mode is told of `Tensor.item`: of what stands under that name, which in a trace is another function.
+
+    Source: `handle_torch_function` in torch/csrc/utils/python_arg_parser.cpp, 2.13, looks the name up in the class.
+    """
+    return func is Tensor.item or func is torch._C.TensorBase.item
 
 
 def is_unknown(t: Any) -> bool:
