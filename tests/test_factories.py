@@ -172,3 +172,36 @@ def test_copies_share_what_the_originals_share() -> None:
     assert sizes.count(1_200_000) == 2 * len(
         [name for name, _ in found.ledger(SAMPLES).phases if name.endswith("forward")]
     )
+
+
+def test_a_skeleton_on_meta_takes_nothing_and_other_types_take_the_place_of_the_first() -> None:
+    """As torch.func's ensembles are written: the copy's weights live until each is on meta; `.half()` changes in place."""
+
+    def step(model: nn.Module, optimizer: Any, batch: Any) -> Tensor:
+        twin = copy.deepcopy(model)
+        kept = next(twin.parameters())
+        assert twin.half().to(torch.float32) is twin
+        assert next(twin.parameters()) is kept  # as it is where the data are there
+        skeleton = copy.deepcopy(model).to("meta")
+        assert all(p.device.type == "meta" and isinstance(p, nn.Parameter) for p in skeleton.parameters())
+        out = torch.func.functional_call(skeleton, dict(model.named_parameters()), (batch[0],))
+        return F.cross_entropy(out, batch[1])
+
+    found = estimator.estimate(job(model=normed, loss=None, step=step), device=CARD, isolate=False, cross_check=False)
+    sizes = [e.size_bytes for e in found.ledger(SAMPLES).events if e.is_alloc]
+    steps = len([name for name, _ in found.ledger(SAMPLES).phases if name.endswith("forward")])
+    weight = 4 * 128 * WIDTH
+    # Of the model itself, and in each step: two copies, one of them again after it was in half precision.
+    assert sizes.count(weight) == 1 + 3 * steps
+    assert sizes.count(weight // 2) == steps
+
+
+def test_an_inverse_stft_checks_its_windows_and_goes_on() -> None:
+    def step(model: nn.Module, optimizer: Any, batch: Any) -> Tensor:
+        window = torch.hann_window(16, device=batch[0].device)
+        spectrum = torch.stft(batch[0], 16, 4, window=window, return_complex=True)
+        return model(torch.istft(spectrum, 16, 4, window=window, length=WIDTH)).mean()
+
+    for device in (CARD, "cpu"):
+        found = estimator.estimate(job(loss=None, step=step), device=device, isolate=False, cross_check=False)
+        assert found.at(SAMPLES).peak_requested_bytes > 0

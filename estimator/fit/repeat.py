@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import groupby
 
-from estimator.graph import StepGraph
+from estimator.graph import StepGraph, StorageEvent
 from estimator.ledger import Event, Ledger
 
 
@@ -97,12 +98,22 @@ def unlike_steps(graph: StepGraph) -> str:
     bounds = {s: min(start for name, start in graph.phases if name.split(".")[0] == s) for s in steps}
     end = tail_of(graph.phases, len(graph.events))
     older, newer = graph.events[bounds[before] : bounds[last]], graph.events[bounds[last] : end]
-    if [(e.is_alloc, e.size_bytes) for e in older] != [(e.is_alloc, e.size_bytes) for e in newer]:
+    if _sizes(older) != _sizes(newer):
         return f"{before} and {last} are not alike: memory may still change after {last}"
     calls = [[op.name for op in graph.ops if op.phase.startswith(f"{s}.")] for s in (before, last)]
     if calls[0] != calls[1]:
         return f"{before} and {last} run different ops: memory may still change after {last}"
     return ""
+
+
+def _sizes(events: Sequence[StorageEvent]) -> list[tuple[bool, int]]:
+    """Births and deaths by size. What dies together is sorted: part of it was born in the step before, whose own order may
+    be another, and no allocator tells the orders of consecutive frees apart."""
+    out: list[tuple[bool, int]] = []
+    for is_alloc, together in groupby(events, key=lambda e: e.is_alloc):
+        sizes = [e.size_bytes for e in together]
+        out += [(is_alloc, size) for size in (sizes if is_alloc else sorted(sizes))]
+    return out
 
 
 def repeated(graph: StepGraph, total_steps: int) -> tuple[Repeats, str]:

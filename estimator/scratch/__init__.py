@@ -13,6 +13,7 @@ from estimator.scratch import matmul as _matmul  # noqa: F401
 from estimator.scratch import normalization as _normalization  # noqa: F401
 from estimator.scratch import recurrent as _recurrent  # noqa: F401
 from estimator.scratch import reduction as _reduction  # noqa: F401
+from estimator.scratch import sampling as _sampling  # noqa: F401
 from estimator.scratch import softmax as _softmax  # noqa: F401
 from estimator.scratch import sort as _sort  # noqa: F401
 from estimator.scratch import spatial as _spatial  # noqa: F401

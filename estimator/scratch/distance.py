@@ -61,14 +61,16 @@ def fft(op: Op, target: Target) -> list[Scratch]:
     return [*copies, Scratch(larger, confidence="assumed", low_bytes=0, high_bytes=2 * larger)]
 
 
-@rule("aten.abs.default")
+@rule("aten.abs.default", "aten.angle.default")
 def complex_abs(op: Op, target: Target) -> list[Scratch]:
-    """Complex magnitudes are made in complex numbers first.
+    """Complex magnitudes and angles are made in complex numbers first; an angle's before there is a result.
 
-    Source: aten/src/ATen/native/UnaryOps.cpp, `unary_op_impl_with_complex_to_float_out`.
+    Source: aten/src/ATen/native/UnaryOps.cpp, `unary_op_impl_with_complex_to_float_out`; measured.
     """
     self: TensorSpec = op.args[0]
-    return [Scratch(self.nbytes)] if self.dtype.startswith("complex") else []
+    if not self.dtype.startswith("complex"):
+        return []
+    return [Scratch(self.nbytes, when="before" if op.name == "aten.angle.default" else "after")]
 
 
 @rule("aten.normal.Tensor_float")

@@ -194,10 +194,14 @@ def where(op: Op, target: Target) -> list[Scratch]:
 
 @rule("aten.roll.default")
 def roll(op: Op, target: Target) -> list[Scratch]:
-    """One result for every dimension but the last.
+    """A contiguous copy of the input while the first dimension is rolled, and one result for every dimension but the last.
 
-    Source: aten/src/ATen/native/TensorTransformations.h, `roll_common`.
+    Source: aten/src/ATen/native/TensorTransformations.h, `roll_common`; cuda/TensorTransformations.cu, `roll_cuda`, 2.11.
     """
     self: TensorSpec = op.args[0]
     dims: tuple[int, ...] = argument(op, 2, "dims", ())
-    return [Scratch(self.nbytes, when="before")] * max(0, len(dims) - 1)
+    results = [Scratch(self.nbytes, when="before")] * max(0, len(dims) - 1)
+    if self.is_contiguous:
+        return results
+    # Of several dimensions the copy is gone before the second is rolled.
+    return [Scratch(self.nbytes, when="before", freed_after=1 if results else None), *results]

@@ -27,7 +27,8 @@ _MANY = 128
 """Fewest rows that are sorted as segments; fewer are sorted together, by row and value."""
 
 
-def _cub_sort(count: int, key_bytes: int, target: Target, bits: int | None = None) -> Scratch:
+def cub_sort(count: int, key_bytes: int, target: Target, bits: int | None = None) -> Scratch:
+    """CUB's storage to sort keys with int64 beside them."""
     size = sort_pairs_bytes(count, key_bytes, 8, target.device, bits)
     if size > 1 and two_sweep_sort(key_bytes, target.device):
         pairs = segmented_sort_bytes(count, key_bytes, 8)
@@ -48,10 +49,10 @@ def sort_scratch(self: TensorSpec, dim: int, target: Target) -> list[Scratch]:
     if self.stride[dim] != 1 or not self.is_contiguous:
         copies = [Scratch(self.nbytes), Scratch(self.nbytes), Scratch(8 * count)]
     if rows == 1 or length >= _LONG:
-        return [*copies, Scratch(8 * length), *(_cub_sort(length, item, target) for _ in range(rows))]
+        return [*copies, Scratch(8 * length), *(cub_sort(length, item, target) for _ in range(rows))]
     if rows >= _MANY:
         return [*copies, Scratch(8 * count), Scratch(segmented_sort_bytes(count, item, 8))]
-    by_value = _cub_sort(count, item, target)
+    by_value = cub_sort(count, item, target)
     by_row = Scratch(rows_sort_bytes(count, target.device), freed_early=True)
     return [*copies, Scratch(8 * count), Scratch(8 * count), Scratch(self.nbytes, freed_after=1), by_value, by_row]
 
@@ -64,6 +65,64 @@ def sort(op: Op, target: Target) -> list[Scratch]:
     if op.name.endswith("stable") and len(op.args) > 1 and isinstance(op.args[1], int):
         dim = op.args[1]
     return sort_scratch(self, dim, target)
+
+
+@rule("aten.median.default")
+def median(op: Op, target: Target) -> list[Scratch]:
+    """All elements sorted, then whether the last is NaN.
+
+    Source: aten/src/ATen/native/cuda/Sorting.cpp, `median_impl`, 2.11; measured.
+    """
+    self: TensorSpec = op.args[0]
+    count = self.numel
+    if count == 0:
+        return []
+    flat = TensorSpec(self.dtype, (count,), (1,))
+    sorting = gone_together([Scratch(count * 8), *sort_scratch(flat, 0, target)])
+    copy = [] if self.is_contiguous else [Scratch(self.nbytes, freed_after=len(sorting) + 1)]
+    found = [*copy, Scratch(flat.nbytes), *sorting, Scratch(1)]
+    return [s._replace(when="before") for s in found]
+
+
+def gone_together(found: list[Scratch]) -> list[Scratch]:
+    """The same allocations, what would live as long as the call freed with the last of them."""
+    return [
+        entry if entry.freed_early or entry.freed_after is not None else entry._replace(freed_after=len(found) - 1 - n)
+        for n, entry in enumerate(found)
+    ]
+
+
+@rule("aten.kthvalue.default", "aten.median.dim", "aten.nanmedian.dim")
+def of_rows(op: Op, target: Target) -> list[Scratch]:
+    """A contiguous copy of the input before the results; the selection itself works in place, whatever the dimension.
+
+    Source: cuda/Sorting.cpp, `kthvalue_out_impl_cuda`, `median_with_indices_impl`, 2.11; measured.
+    """
+    self: TensorSpec = op.args[0]
+    return [] if self.is_contiguous else [Scratch(self.nbytes, when="before")]
+
+
+_FUSED_MODE = 2048
+"""Longest row whose mode one thread block finds. Source: cuda/TensorModeKernel.cpp, `mode_kernel_impl`, 2.11."""
+
+
+@rule("aten.mode.default")
+def mode(op: Op, target: Target) -> list[Scratch]:
+    """A copy with the dimension innermost, where it is not; longer rows are always copied, and then sorted by thrust.
+
+    Source: cuda/TensorModeKernel.cpp, `mode_kernel_impl`, 2.11; measured.
+    """
+    self: TensorSpec = op.args[0]
+    if not self.shape:
+        return []
+    dim = argument(op, 1, "dim", -1) % len(self.shape)
+    length, last = self.shape[dim], len(self.shape) - 1
+    if length <= 1:
+        return []
+    swapped = list(range(len(self.shape)))
+    swapped[dim], swapped[last] = last, dim
+    seen = TensorSpec(self.dtype, tuple(self.shape[d] for d in swapped), tuple(self.stride[d] for d in swapped))
+    return [] if seen.is_contiguous and length <= _FUSED_MODE else [Scratch(self.nbytes)]
 
 
 _SEVERAL_BLOCKS = ((20, 20000), (40, 10000), (80, 8000), (199, 5000), (799, 3000), (4000, 800))
@@ -79,13 +138,17 @@ def _items_per_thread(count: int, target: Target) -> int:
 
 @rule("aten.topk.default")
 def topk(op: Op, target: Target) -> list[Scratch]:
+    """Of the largest, or the smallest, along a dimension."""
+    return topk_scratch(op.args[0], op.args[1], argument(op, 2, "dim", -1), op.outputs[0], target, argument(op, 4, "sorted", True))
+
+
+def topk_scratch(
+    self: TensorSpec, k: int, dim: int, values: TensorSpec, target: Target, in_order: bool = True
+) -> list[Scratch]:
     """Counts of digits for every block, where several blocks search one row; then the sort of the results.
 
     Source: TensorTopK.cu, `mbtopk::launch`, `should_use_multi_block`.
     """
-    self: TensorSpec = op.args[0]
-    k: int = op.args[1]
-    dim: int = argument(op, 2, "dim", -1)
     if not self.shape or self.numel == 0:
         return []
     length = self.shape[dim]
@@ -100,10 +163,10 @@ def topk(op: Op, target: Target) -> list[Scratch]:
             Scratch(rows * self.itemsize), Scratch(rows * 8), Scratch(rows * 2 * max(4, self.itemsize)),
             Scratch(rows * blocks * 256 * 2), Scratch(rows * 256 * 4), counts, counts, scan, scan,
         ]  # fmt: skip
-    if k > _SMALL and argument(op, 4, "sorted", True):
-        out = op.outputs[0]
-        found = [s if s.freed_early else s._replace(freed_after=len(found) - 1 - n) for n, s in enumerate(found)]
-        found += [Scratch(out.numel * 8), Scratch(out.nbytes), *sort_scratch(out, dim, target), Scratch(out.numel * 8)]
+    if k > _SMALL and in_order:
+        found = gone_together(found)
+        found += [Scratch(values.numel * 8), Scratch(values.nbytes)]
+        found += [*sort_scratch(values, dim, target), Scratch(values.numel * 8)]
     return found
 
 

@@ -48,6 +48,24 @@ def contiguous_gradient(op: Op, target: Target) -> list[Scratch]:
     return [] if reads else [Scratch(grad.nbytes)]
 
 
+@rule(
+    "aten.upsample_nearest1d.default", "aten._upsample_nearest_exact1d.default", "aten.upsample_nearest2d.default",
+    "aten._upsample_nearest_exact2d.default", "aten.upsample_nearest3d.default", "aten._upsample_nearest_exact3d.default",
+)  # fmt: skip
+def nearest(op: Op, target: Target) -> list[Scratch]:
+    """Contiguous copies of output and input, where the kernel for channels last does not take the call.
+
+    Source: cuda/UpSampleNearest2d.cu, `upsample_nearest2d_out_cuda_template`: channels last from 4 channels on;
+    UpSampleNearest1d.cu, UpSampleNearest3d.cu: never. Measured.
+    """
+    self, out = op.args[0], op.outputs[0]
+    if self.shape == out.shape:  # a plain copy
+        return []
+    if len(self.shape) == 4 and self.shape[1] >= 4 and out.is_channels_last and not out.is_contiguous:
+        return [] if self.is_channels_last else [Scratch(self.nbytes)]  # the output shows what the input suggests
+    return [Scratch(spec.nbytes) for spec in (out, self) if not spec.is_contiguous]
+
+
 @rule("aten.reflection_pad2d.default", "aten.reflection_pad1d.default")
 def reflection_pad(op: Op, target: Target) -> list[Scratch]:
     """A contiguous copy of the input."""

@@ -37,9 +37,8 @@ UNMODELLED: dict[str, str] = {
     ),
     **dict.fromkeys(
         (
-            "aten.median.default", "aten.median.dim", "aten.nanmedian.default", "aten.kthvalue.default",
-            "aten.mode.default", "aten.multinomial.default", "aten.randperm.default", "aten.allclose.default",
-            "aten.equal.default", "aten.histc.default", "aten.renorm.default",
+            "aten.nanmedian.default", "aten.mode.default", "aten.allclose.default", "aten.histc.default",
+            "aten.renorm.default",
         ),
         _RARE,
     ),

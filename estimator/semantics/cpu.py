@@ -40,6 +40,7 @@ def cpu_semantics(target: Target) -> Iterator[CpuOverlay]:
         for module in (overlay, inplace):
             laid.patch(module, "on_device", _is_traced)
         laid.composite("linear", composites.linear)
+        composites.install_checks(laid)
         cpu_norms.install(laid)
         cpu_rnn.install(laid)
         packed.install(laid)

@@ -20,8 +20,22 @@ from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from estimator.semantics.overlay import AUTOGRAD, DEVICE, Overlay, composite_of, on_device
 
 _aten = torch.ops.aten
-# Formulas that add two tensors themselves; an addition there is not the engine's.
-_ADD_THEMSELVES = frozenset({"VarMeanBackward0", "StdMeanBackward0", "AminmaxBackward0", "Atan2Backward0"})
+_ADD_THEMSELVES = frozenset(
+    [
+        "AminmaxBackward0", "Atan2Backward0", "BinaryCrossEntropyBackwardBackward0", "CholeskyBackward0",
+        "CholeskyInverseBackward0", "CholeskySolveBackward0", "ConvolutionBackwardBackward0", "GeluBackwardBackward0",
+        "GluBackwardBackward0", "GridSampler2DBackwardBackward0", "GridSampler3DBackwardBackward0",
+        "LinalgCholeskyExBackward0", "LinalgDetBackward0", "LinalgLstsqBackward0", "LinalgLuBackward0",
+        "LinalgLuFactorExBackward0", "LinalgLuSolveBackward0", "LinalgPinvBackward0", "LinalgQrBackward0",
+        "LinalgSvdBackward0", "LogcumsumexpBackward0", "LuUnpackBackward0", "NativeGroupNormBackward0",
+        "PreluKernelBackwardBackward0", "SpecialI1EBackward0", "SpecialLogNdtrBackward0", "StdMeanBackward0",
+        "TriangularSolveBackward0", "VarMeanBackward0",
+    ]
+)  # fmt: skip
+"""Nodes whose formula adds two tensors of one shape. Found by calling each node of all ops and gradients that torch's own
+tests know (`op_db`, 2.13) by itself, without the engine."""
+_SHARE_EVENLY = frozenset({"MaxBackward1", "MinBackward1", "MedianBackward0", "NanmedianBackward0"})
+"""Nodes that share a gradient among all elements equal to the one they gave."""
 
 
 class Owners(NamedTuple):
@@ -80,6 +94,7 @@ class InBackward:
             "add.Tensor": self._add,
             "index_put": self._index_put,
             "put": self._put,
+            "logical_and": self._logical_and,
         }
 
     def _watch_user_code(self) -> None:
@@ -134,6 +149,12 @@ class InBackward:
         if self._node() != "TakeBackward0" or not on_device(zeros):
             return None
         return _aten.put_.default(zeros, index, source, accumulate)  # type: ignore[no-any-return]
+
+    def _logical_and(self, is_nan: Any, value_is_nan: Any) -> Tensor | None:
+        """Source: `evenly_distribute_backward` in torch/csrc/autograd/FunctionsManual.cpp, 2.11; measured."""
+        if self._node() not in _SHARE_EVENLY or not on_device(is_nan):
+            return None
+        return _aten.logical_and_.default(is_nan, value_is_nan)  # type: ignore[no-any-return]
 
     @staticmethod
     def _node() -> str:

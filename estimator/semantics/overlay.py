@@ -42,6 +42,8 @@ class Overlay:
         """Compute capabilities on which all that was decided so far would be decided the same; None: on any."""
         self.asked_device = False
         """Whether the traced code asked for what tells one card from another: its name, size or properties."""
+        self.own_check: bool | None = None
+        """What a composite op of torch that now runs must hear where it asks for a truth to go on; None: none runs."""
         self.at_user_level = True
         self.active = True
         self._stack = contextlib.ExitStack()

@@ -59,6 +59,8 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self.recording = True
         self.on_unknown: Callable[[Any], Any] | None = None
         """Asked for the result of an op that reads values, or has no fake kernel; None where it does not know."""
+        self.own_check: Callable[[], bool | None] = lambda: None
+        """What a check within an op of torch must hear to go on; None where no such op runs."""
         self.on_backward: Callable[[], None] | None = None
         """Told of each op that autograd's backward pass runs."""
         self._fake_mode = fake_mode
@@ -107,8 +109,9 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
     # ------------------------------------------------------------ storages
 
     def _on_device(self, t: Tensor) -> bool:
-        device = t.fake_device if isinstance(t, FakeTensor) else t.device
-        return self.whole_host or device == DEVICE or device.type == "meta"
+        if isinstance(t, FakeTensor):  # of the meta device it is where the program asks for that: it takes nothing
+            return t.fake_device == DEVICE or (self.whole_host and t.fake_device.type != "meta")
+        return self.whole_host or t.device == DEVICE or t.device.type == "meta"
 
     def _storage_of(self, t: Tensor, op: int) -> int:
         storage = t.untyped_storage()
@@ -237,7 +240,8 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
             real = self.values.read(func, args, kwargs)
             real = told if real is None else real
             if real is None and asks_for_truth(func, args):
-                real = passing_answer()
+                real = self.own_check()
+                real = passing_answer() if real is None else real
             if real is None and func is _READ_NUMBER:
                 real = self.assumed.number(args[0])
             if real is None:

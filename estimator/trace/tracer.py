@@ -23,7 +23,7 @@ from estimator.trace.batches import batch_maker
 from estimator.trace.build import lent, make_model, register_storages
 from estimator.trace.closures import decisions_of, remark_of
 from estimator.trace.collated import BatchMaker
-from estimator.trace.copies import fakes_deep_copied
+from estimator.trace.copies import fakes_deep_copied, modules_converted
 from estimator.trace.eager import run_as_written
 from estimator.trace.explain import explained
 from estimator.trace.fakes import Fakes, without_cuda_guard
@@ -77,10 +77,12 @@ def trace(
         stack.enter_context(_undisturbed())
         stack.enter_context(without_cuda_guard())
         stack.enter_context(fakes_deep_copied())
+        stack.enter_context(modules_converted())
         stack.enter_context(explained(graph))
         stack.enter_context(run_as_written(graph))
         stack.enter_context(recorder.assumed.handed_out())
         overlay = stack.enter_context(semantics(target)) if semantics is not None else None
+        recorder.own_check = lambda: getattr(overlay, "own_check", None)
         recorder.mark("model")
         model, recorded = make_model(job.model, job.precision, recorder, on_device=job.build == "device")
         initialise(model, job, recorder, batch_size)

@@ -50,3 +50,8 @@ def test_softmax_of_half_in_float32_is_one_kernel() -> None:
 def test_log_sigmoid_keeps_no_buffer() -> None:
     """The CPU keeps one as large as the input."""
     assert run(lambda: F.logsigmoid(torch.empty(4, 8, device="cuda"))).ops[-1] == "log_sigmoid_forward float32[4,8], float32[0]"
+
+
+def test_one_hot_scatters_ones_into_zeros() -> None:
+    """Measured on the CUDA build: one tensor of int64; a fake's own way compares with all classes first."""
+    assert run(lambda: F.one_hot(torch.empty(4, dtype=torch.int64, device="cuda"), 7)).kernels[1:] == ["zeros", "scatter_"]

@@ -100,3 +100,13 @@ def test_a_cumulative_product_is_said_to_have_no_zeros() -> None:
     ((code, text),) = overlays[0].warnings
     assert code == "value-dependent-backward"
     assert "are not counted" in text
+
+
+def test_an_extreme_of_all_shares_its_gradient_in_place() -> None:
+    """Measured on the CUDA build: which elements are NaN is written over; a fake's own way makes a copy."""
+    assert backward_of(lambda: made(4, 8).exp().max())[:4] == ["isnan", "isnan", "logical_and_", "eq"]
+
+
+def test_a_formula_that_adds_makes_a_new_tensor() -> None:
+    """Measured on the CUDA build: what the gradient of `logcumsumexp` adds to its input is no sum of the engine's."""
+    assert [name for name in backward_of(lambda: made(4, 8).logcumsumexp(1)) if name in ("add", "add_")] == ["add", "add"]
