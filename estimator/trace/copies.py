@@ -61,7 +61,7 @@ def modules_converted() -> Iterator[None]:
 
     def convert(self: nn.Module, function: Callable[[Tensor], Tensor], recurse: bool = True) -> nn.Module:
         if not any(isinstance(p, FakeTensor) for p in self._parameters.values()):
-            return original(self, function, recurse)
+            return original(self, function, recurse)  # type: ignore[no-any-return]
         for child in self.children() if recurse else ():
             child._apply(function)
         for name, parameter in self._parameters.items():
