@@ -58,7 +58,7 @@ def test_a_gradient_penalty_peaks_where_it_does_on_a_card() -> None:
 
 
 def test_gradients_left_in_leaves_are_numbered_too() -> None:
-    """`backward(create_graph=True)`: the second pass goes through the forward's node before those of the first pass."""
+    """`backward(create_graph=True)`: each thread numbers from zero, whatever the other made before."""
     from torch._subclasses.fake_tensor import FakeTensorMode
 
     from estimator.device import Target
@@ -73,4 +73,47 @@ def test_gradients_left_in_leaves_are_numbered_too() -> None:
         y = (x * x).sum()
         y.backward(create_graph=True)
         assert x.grad is not None
+        (z + x.grad).sum().backward()  # type: ignore[no-untyped-call]
+        # The pass made a few nodes, the forward pass 50 before them: of the device's thread they are the first.
         assert x.grad.grad_fn._sequence_nr() < z.grad_fn._sequence_nr()
+
+
+class Grouped(nn.Module):
+    """A critic with a group norm, whose gradient is made of some 60 nodes where it is to have a gradient itself."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.parts = nn.Sequential(nn.Linear(64, 256), nn.GroupNorm(8, 256), nn.LeakyReLU(), nn.Linear(256, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.parts(x)
+        return out
+
+
+def penalised(model: Any, optimizer: Any, batch: Any) -> Tensor:
+    x, y = batch
+    share = torch.rand(len(x), 1, device=x.device)
+    mixed = (share * x + (1 - share) * y).requires_grad_(True)
+    told = model(mixed)
+    (gradient,) = torch.autograd.grad(told, mixed, torch.ones_like(told), create_graph=True)
+    loss: Tensor = model(y).mean() - model(x).mean() + 10 * ((gradient.norm(2, 1) - 1) ** 2).mean()
+    optimizer.zero_grad()
+    loss.backward()  # type: ignore[no-untyped-call]
+    optimizer.step()
+    return loss
+
+
+def test_many_nodes_of_a_pass_come_before_the_callers_own() -> None:
+    """Recorded on the simulated card (9.0, PyTorch 2.11), 500 samples; 0.6 % less where the caller's numbers went on
+    behind those of the pass."""
+    found = estimator.estimate(
+        estimator.TrainingJob(
+            model=Grouped, batch=lambda n: (torch.randn(n, 64), torch.randn(n, 64)), step=penalised,
+            optimizer=lambda parameters: torch.optim.AdamW(parameters),
+        ),
+        device=DeviceProfile(
+            name="card", kind="cuda", total_bytes=80 << 30, compute_capability=(9, 0), multiprocessor_count=132
+        ),
+        torch_version="2.11.0",
+    ).at(500)  # fmt: skip
+    assert (found.peak_requested_bytes, found.peak_allocated_bytes, found.peak_reserved_bytes) == (78_133_896, 78_142_464, 79_691_776)
