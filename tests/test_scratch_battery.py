@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from estimator.device import DeviceProfile, Target
+from estimator.fit.lines import interpolate, interpolation
 from estimator.graph import Op, TensorSpec
 from estimator.scratch import scratch_of
 
@@ -87,3 +88,17 @@ def test_a_selection_of_rows_copies_what_does_not_lie_together() -> None:
     out = dense(40, 64)
     assert sizes("aten.median.dim", (dense(40, 64, 32, order=(0, 2, 1)), 2), out, out) == [327_680]
     assert sizes("aten.kthvalue.default", (dense(40, 32, 64), 5, 1), out, out) == []
+
+
+def test_strides_of_extents_that_grow_together_are_their_products() -> None:
+    """Scores of n by n + 2: traced at 4 and 8 samples, their strides at 40 are those of what lies without a gap."""
+    first, second = dense(128, 4, 6), dense(128, 8, 10)
+    for at in (interpolation(first, second, (4, 8)), lambda n: interpolate(first, second, (4, 8), n)):
+        assert at is not None
+        assert at(40) == dense(128, 40, 42)
+    turned = interpolation(dense(4, 6, 3, order=(2, 0, 1)), dense(8, 10, 3, order=(2, 0, 1)), (4, 8))
+    assert turned is not None
+    assert turned(40) == dense(40, 42, 3, order=(2, 0, 1))
+    apart = interpolation(TensorSpec("float32", (4, 4), (100, 1)), TensorSpec("float32", (8, 8), (100, 1)), (4, 8))
+    assert apart is not None
+    assert apart(40).stride == (100, 1)

@@ -55,12 +55,9 @@ def interpolate(first: Any, second: Any, sizes: tuple[int, int], n: int) -> Any:
     if first == second and type(first) is type(second):
         return first
     if isinstance(first, TensorSpec) and isinstance(second, TensorSpec):
-        return TensorSpec(
-            first.dtype,
-            interpolate(first.shape, second.shape, sizes, n),
-            interpolate(first.stride, second.stride, sizes, n),
-            first.storage,
-        )
+        shape, order = interpolate(first.shape, second.shape, sizes, n), _dense_order(first, second)
+        stride = interpolate(first.stride, second.stride, sizes, n) if order is None else _dense(shape, order)
+        return TensorSpec(first.dtype, shape, stride, first.storage)
     if isinstance(first, tuple) and isinstance(second, tuple) and len(first) == len(second):
         return tuple(interpolate(a, b, sizes, n) for a, b in zip(first, second, strict=True))
     if isinstance(first, int) and isinstance(second, int):
@@ -74,6 +71,25 @@ def interpolate(first: Any, second: Any, sizes: tuple[int, int], n: int) -> Any:
     )
 
 
+def _dense_order(first: TensorSpec, second: TensorSpec) -> list[int] | None:
+    """The order, outermost first, in which both tensors lie without a gap, where more than one extent follows the batch.
+
+    Their strides are then products of extents, which no line follows. None where they are not so, or lines do.
+    """
+    if sum(a != b for a, b in zip(first.shape, second.shape, strict=False)) < 2:
+        return None
+    order = sorted(range(len(second.shape)), key=lambda d: -second.stride[d])
+    alike = all(spec.stride == _dense(spec.shape, order) for spec in (first, second))
+    return order if alike else None
+
+
+def _dense(shape: Sequence[int], order: Sequence[int]) -> tuple[int, ...]:
+    stride, step = [0] * len(shape), 1
+    for d in reversed(order):
+        stride[d], step = step, step * shape[d]
+    return tuple(stride)
+
+
 def interpolation(first: Any, second: Any, sizes: tuple[int, int]) -> Callable[[int], Any] | None:
     """`interpolate` of two arguments as a function of the batch size; None where they are the same."""
     if first == second and type(first) is type(second):
@@ -81,11 +97,11 @@ def interpolation(first: Any, second: Any, sizes: tuple[int, int]) -> Callable[[
     if isinstance(first, TensorSpec) and isinstance(second, TensorSpec):
         extents = interpolation((first.shape, first.stride), (second.shape, second.stride), sizes)
         if first.dtype == second.dtype and extents is not None:
-            dtype, storage = first.dtype, first.storage
+            dtype, storage, order = first.dtype, first.storage, _dense_order(first, second)
 
             def spec(n: int) -> TensorSpec:
                 shape, stride = extents(n)
-                return TensorSpec(dtype, shape, stride, storage)
+                return TensorSpec(dtype, shape, stride if order is None else _dense(shape, order), storage)
 
             return spec
     elif isinstance(first, tuple) and isinstance(second, tuple) and len(first) == len(second):

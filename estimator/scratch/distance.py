@@ -8,6 +8,7 @@ from __future__ import annotations
 from estimator.device import Target
 from estimator.graph import Op, TensorSpec
 from estimator.scratch.blas import cublas
+from estimator.scratch.reduction import contiguous, reduction
 from estimator.scratch.registry import Scratch, rule
 
 
@@ -71,6 +72,26 @@ def complex_abs(op: Op, target: Target) -> list[Scratch]:
     if not self.dtype.startswith("complex"):
         return []
     return [Scratch(self.nbytes, when="before" if op.name == "aten.angle.default" else "after")]
+
+
+@rule("aten.dist.default")
+def dist(op: Op, target: Target) -> list[Scratch]:
+    """The difference, whose norm is taken.
+
+    Source: aten/src/ATen/native/Distance.cpp, `dist`, 2.11; measured.
+    """
+    apart = TensorSpec(op.args[0].dtype, op.args[0].shape, contiguous(op.args[0]).stride)
+    over = reduction(apart, None, target, out_dtype=apart.dtype, accumulator_bytes=max(4, apart.itemsize))
+    return [Scratch(apart.nbytes, when="before"), *over]
+
+
+@rule("aten.pow.Scalar")
+def power_of_a_number(op: Op, target: Target) -> list[Scratch]:
+    """The number as a tensor on the device: float64 or int64; powers of one are filled in.
+
+    Source: aten/src/ATen/native/Pow.cpp, `pow_Scalar_out`; measured, 2.11.
+    """
+    return [] if op.args[0] == 1 else [Scratch(16 if isinstance(op.args[0], complex) else 8)]
 
 
 @rule("aten.normal.Tensor_float")
