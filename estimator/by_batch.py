@@ -6,14 +6,19 @@ No lines lead from one batch size to another then: each size that is asked about
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cache
 from typing import Any
 
 from estimator.evaluate import Evaluator
 from estimator.fit import MemoryModel
-from estimator.solve import MOST, Solution, guessed, last_that_fits
+from estimator.solve import MOST, SEGMENT_BYTES, Solution, last_that_fits
 
 MOST_OPS = 60_000
 """Ops of the longest trace that is made: a choice, of some fifteen seconds a size (measured: 5,000 ops a second)."""
+
+STRIDE = 16
+"""How many times as large as the largest batch so far the next may be: a choice, as a guess from small batches may be
+several times too far, and its trace so many times as long as needed."""
 
 
 class EvaluatorByBatch(Evaluator):
@@ -62,7 +67,7 @@ def largest_traced(evaluator: EvaluatorByBatch) -> Solution:
     def need_bytes(n: int) -> int:
         return evaluator.unlimited_peak_reserved_bytes(n, "high")
 
-    guess, near = guessed(need_bytes, evaluator.limit_bytes("high"), evaluator.sizes[0], most)
+    guess, near = _approached(need_bytes, evaluator.limit_bytes("high"), evaluator.sizes, most)
     low, high = last_that_fits(fits, guess, near, most)
     if high <= most:
         return Solution(low, tried, by_batch=True)
@@ -71,3 +76,28 @@ def largest_traced(evaluator: EvaluatorByBatch) -> Solution:
         f"would have more than {MOST_OPS} ops"
     )  # fmt: skip
     return Solution(low, tried, unlimited=True, ended=why, by_batch=True)
+
+
+def _approached(need_bytes: Callable[[int], int], limit_bytes: int, sizes: tuple[int, int], most: int) -> tuple[int, int]:
+    """About where the need meets the limit, in strides that grow: long traces take long; and samples to a segment there."""
+    x0, x1 = sizes
+    y0, y1 = need_bytes(x0), need_bytes(x1)
+    while True:
+        meets = x0 + (limit_bytes - y0) * (x1 - x0) // (y1 - y0) if y1 > y0 else most
+        near = max(1, SEGMENT_BYTES * (x1 - x0) // (y1 - y0)) if y1 > y0 else 1
+        following = max(1, min(meets, most, STRIDE * x1))
+        if following <= x1 or following - x1 <= max(near, x1 // 64):  # between two that are known the search takes over
+            return following, near
+        x0, y0, x1, y1 = x1, y1, following, need_bytes(following)
+
+
+def with_traces_elsewhere(evaluator: Evaluator, by_batch: Callable[[], Evaluator]) -> Callable[[int], Evaluator]:
+    """Give the evaluator of a batch size: `evaluator` where the traces it was fitted to lie, else one that traces each.
+
+    Args:
+        evaluator: of a job whose step is another program at the largest batch than at small ones.
+        by_batch: makes an `EvaluatorByBatch`; called once, when a batch size elsewhere is asked about.
+    """
+    sizes = evaluator.model.calibration_sizes
+    elsewhere = cache(by_batch)
+    return lambda n: evaluator if min(sizes) <= n <= max(sizes) + 1 else elsewhere()

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from estimator.beside import fvcore_beside, nothing
-from estimator.by_batch import largest_traced
+from estimator.by_batch import largest_traced, with_traces_elsewhere
 from estimator.device import DeviceProfile, Target
 from estimator.errors import CannotPredictError, DataDependentError, FitError, MissingKernelError
 from estimator.evaluate import Evaluator
@@ -104,6 +104,8 @@ class _Run(Stages):
 
     confirmed_at: int | None = None
     """Batch size of the trace that the model agreed with."""
+    local = False
+    """Whether the model holds around the largest batch alone."""
 
     def use_real_run(self, error: CannotPredictError) -> None:
         """Trace from now on with values read in a tiny real run on this machine's CPU, and say so in the answer."""
@@ -132,22 +134,21 @@ class _Run(Stages):
                     f"besides is not; held against a trace up to batch {UNLIMITED_PROBE_SIZE}",
                 )
             answer = assemble(
-                self.job,
-                self.target,
-                evaluator,
-                solution,
+                self.job, self.target, evaluator, solution,
                 lambda which: solution if solution.by_batch else self.solve(evaluator, which),
-                self.warnings,
-                self.clock.seconds,
-                fvcore(),
-            )
+                self.warnings, self.clock.seconds, fvcore(),
+            )  # fmt: skip
         answer._confirmed_at = self.confirmed_at
-        if not (self.real_run or solution.by_batch or 1 in (*evaluator.model.calibration_sizes, self.confirmed_at)):
+        of: Callable[[int], Evaluator] | None = None
+        if self.local:
+            of = with_traces_elsewhere(evaluator, lambda: self.evaluator_by_batch(CALIBRATION_SIZES[0]))
+        elif not (self.real_run or solution.by_batch or 1 in (*evaluator.model.calibration_sizes, self.confirmed_at)):
             of = with_one_sample(
                 evaluator,
                 lambda: self.trace(1, steps=(LONG_STEPS,))[0],
                 lambda graph: self.evaluator(self.fitted([graph, graph])),
             )
+        if of is not None:
             answer._at, answer._device_at = lambda n: of(n).at(n), lambda n: of(n).device_at(n)
         return answer
 
@@ -195,9 +196,8 @@ class _Run(Stages):
         evaluator.model = evaluator.model_at(self.confirmed_at)
         self.warn(
             "each-batch-traced",
-            f"the step is another program at each batch size ({error.got}), as where it goes over its samples one by one: "
-            f"every size was traced by itself ({', '.join(map(str, evaluator.traced))}); of sizes below the largest that fits, "
-            "and of the low end of the interval, none were looked at besides",
+            f"{error.what} ({error.got}): every size was traced by itself ({', '.join(map(str, evaluator.traced))}); of sizes below "
+            "the largest that fits, and of the low end of the interval, none were looked at besides",
         )
         return evaluator, solution
 
@@ -251,30 +251,41 @@ class _Run(Stages):
                 return evaluator, solution
             evaluator = self.evaluator(self.fitted(graphs))
             solution = self.solve(evaluator, "high")
-        self.warn(
-            "unverified",
-            f"after {ROUNDS} traces at solved batch sizes the model is still off at batch {solution.largest}",
+        raise FitError(
+            "no line through two batch sizes holds at the largest", got=f"off at batch {solution.largest} after {ROUNDS} traces"
         )
-        return evaluator, solution
 
     def refit(self, graphs: list[StepGraph], n: int, model: MemoryModel) -> list[StepGraph]:
         """Choose the traces of the next model: a parabola where sizes bend, a local line where the program changes."""
         seen = self.trace(n)[0]
         self._check_grows([*graphs[:2], seen])
-        if residual(model, seen) is not None and len(graphs) == 2:
-            self._warn_of_bends(self.fitted([*graphs, seen]))
-            self.traces.keep_bent(self.target, [*graphs, seen])
-            return [*graphs, seen]
+        if residual(model, seen) is not None:
+            bent = [*graphs, seen]
+            if len(graphs) > 2 or not self._is_square(bent):
+                raise FitError(
+                    "bytes follow the batch size neither by a line nor by a square, as where samples have different lengths",
+                    got=f"batch sizes {', '.join(str(g.batch_size) for g in bent)}",
+                )
+            self._warn_of_bends(self.fitted(bent))
+            self.traces.keep_bent(self.target, bent)
+            return bent
         seen, other = self.trace(n, n + 1 if n < 4 else n - max(1, n // 64), steps=(LONG_STEPS, LONG_STEPS))
         pair = sorted([seen, other], key=lambda g: g.batch_size)
         if compare(*pair):
             raise FitError("the step changes with every batch size", got=compare(*pair).text)
+        self.local = True
         self.warn(
             "local-fit",
             f"the step is another program at batch {n} than at {graphs[0].batch_size}; bytes are followed around "
             f"batch {n} only",
         )
         return pair
+
+    def _is_square(self, graphs: list[StepGraph]) -> bool:
+        """Whether the square through three traces meets a fourth, halfway: through three points there is always one."""
+        small, n = graphs[1].batch_size, graphs[2].batch_size
+        fourth = self.trace(n // 2 if n // 2 > small else n + 1)[0]
+        return residual(self.fitted(graphs), fourth) == 0
 
     def _check_grows(self, graphs: list[StepGraph]) -> None:
         """Raise where a batch that is no line through three sizes is not in proportion to the number of samples."""

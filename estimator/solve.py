@@ -120,28 +120,28 @@ def _with_neighbours_below(check: Callable[[int], bool], low: int) -> int:
     return low
 
 
-def guessed(need_bytes: Callable[[int], int], limit_bytes: int, start: int, most: int = MOST) -> tuple[int, int]:
+def guessed(need_bytes: Callable[[int], int], limit_bytes: int, start: int) -> tuple[int, int]:
     """Where the line through two sizes meets the limit, drawn anew through the place it points to; and how near.
 
     How near is in samples: as many as a segment holds, since the peak grows by whole segments.
     """
     x0, x1 = start, 2 * start
     y0, y1 = need_bytes(x0), need_bytes(x1)
-    while y1 <= y0 and x1 < most:  # the segments of the smaller size hold the larger too
-        x1 = min(most, x1 * _FURTHER)
+    while y1 <= y0 and x1 < MOST:  # the segments of the smaller size hold the larger too
+        x1 = min(MOST, x1 * _FURTHER)
         y1 = need_bytes(x1)
     for _ in range(_ROUNDS):
         if y1 <= y0:
             break
-        meets = min(most, _meeting(x0, y0, x1, y1, limit_bytes))
+        meets = _meeting(x0, y0, x1, y1, limit_bytes)
         if meets in (x0, x1) or (meets > _FURTHER * x1 and limit_bytes < y0):
             break
         x0, y0, x1, y1 = x1, y1, meets, need_bytes(meets)
         if x0 > x1:
             x0, y0, x1, y1 = x1, y1, x0, y0
     if y1 <= y0:
-        return min(most, x1), 1
-    return min(most, _meeting(x0, y0, x1, y1, limit_bytes)), max(1, SEGMENT_BYTES * (x1 - x0) // (y1 - y0))
+        return min(MOST, x1), 1
+    return _meeting(x0, y0, x1, y1, limit_bytes), max(1, SEGMENT_BYTES * (x1 - x0) // (y1 - y0))
 
 
 def _meeting(x0: int, y0: int, x1: int, y1: int, limit_bytes: int) -> int:

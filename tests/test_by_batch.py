@@ -84,3 +84,32 @@ def test_a_search_with_an_end_finds_what_lies_below_it(largest: int, most: int) 
         low, high = last_that_fits(lambda n: n <= largest, guess, 1, most)
         assert low == min(largest, most)
         assert (high > most) == (largest >= most)
+
+
+def test_lengths_that_follow_no_line_are_traced_at_each_size() -> None:
+    """Rows of 64 to 448 floats in turn: between multiples of seven a batch is on no line through others, nor on a square."""
+
+    def ragged(n: int) -> tuple[Tensor]:
+        return (torch.randn(sum(1 + i % 7 for i in range(n)), 4096),)
+
+    the_job = estimator.TrainingJob(
+        model=lambda: nn.Linear(4096, 4096, bias=False), batch=ragged, loss=lambda m, b: m(b[0]).square().sum(), optimizer="sgd"
+    )
+    answer = estimator.estimate(the_job, device="a100-80gb", memory="1200MiB", cross_check=False)
+    assert "each-batch-traced" in {w.code for w in answer.warnings}
+    row = 4096 * 4
+    for n, rows in ((4, 10), (6, 21), (7, 28), (9, 31)):
+        live = {line.name: line.size_bytes for line in answer.at(n).lines}
+        assert live["inputs"] == rows * row
+
+
+@pytest.mark.pure
+def test_a_fit_around_the_largest_batch_is_not_asked_elsewhere() -> None:
+    class Stub:
+        class model:
+            calibration_sizes = (100, 102)
+
+    here, there, made = Stub(), Stub(), []
+    of = by_batch.with_traces_elsewhere(here, lambda: made.append(1) or there)  # type: ignore[arg-type, func-returns-value, return-value]
+    assert [of(n) is here for n in (99, 100, 101, 103, 104)] == [False, True, True, True, False]
+    assert made == [1]
