@@ -148,7 +148,7 @@ def points(t: Tracer, count: int) -> None:
 
 def series_networks() -> Iterator[tuple[str, Found]]:
     """Each network with its name; the first word of the name is its kind."""
-    for length in (100, 128, 256, 512, 1000, 1024, 4096, 16000):
+    for length in (100, 128, 256, 500, 512, 1000, 1024, 2048, 4096, 8000, 16000):
         for width in (16, 32, 64, 128):
             if width > 16 or length < 4096:
                 yield traced(dilations, length, width)

@@ -110,7 +110,7 @@ def unet(t: Tracer, size: int, channels: int, width: int, depth: int, is_padded:
 
 def cells(t: Tracer, size: int, hidden: int) -> None:
     """ConvLSTM's and ConvGRU's gates: of input and memory together and apart, and what reads the memory."""
-    for channels in (1, 3, 16, hidden):
+    for channels in (1, 3, 8, 16, hidden):
         for kernel in (3, 5):
             for gates in (4, 2, 1):
                 t.conv((channels + hidden, size, size), gates * hidden, kernel)
