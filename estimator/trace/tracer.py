@@ -34,7 +34,7 @@ from estimator.trace.paths import ModulePaths
 from estimator.trace.places import either
 from estimator.trace.recorder import Recorder
 from estimator.trace.step import StepRunner
-from estimator.trace.uncompiled import leave_compiler_out
+from estimator.trace.uncompiled import compiler_brought_apart, leave_compiler_out
 from estimator.trace.wrappers import with_nested_ints
 
 Semantics = Callable[[Target], contextlib.AbstractContextManager[Any]]
@@ -78,6 +78,7 @@ def trace(
         stack.enter_context(without_cuda_guard())
         stack.enter_context(fakes_deep_copied())
         stack.enter_context(modules_converted())
+        stack.enter_context(compiler_brought_apart())
         stack.enter_context(explained(graph))
         stack.enter_context(run_as_written(graph))
         stack.enter_context(recorder.assumed.handed_out())

@@ -7,11 +7,16 @@ Source: torch/optim/optimizer.py (`_use_grad_for_differentiable`), torch/_compil
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import importlib.util
 import sys
+import threading
+from collections.abc import Iterator
 from types import ModuleType
 from typing import Any
+
+from torch._subclasses import fake_tensor
 
 _NAME = "torch._dynamo"
 
@@ -49,3 +54,26 @@ def leave_compiler_out() -> None:
     module.__spec__, module.__path__ = spec, list(spec.submodule_search_locations)
     sys.modules[_NAME] = module
     sys.modules["torch"].__dict__["_dynamo"] = module
+
+
+@contextlib.contextmanager
+def compiler_brought_apart() -> Iterator[None]:
+    """Import what torch's fallback for ops without a fake kernel needs of the compiler in a thread of its own.
+
+    The import catches errors and keeps them; each holds the frames of whoever imported, and with them the step's tensors.
+    Source: `run_fallback_kernel` in torch/_subclasses/fake_tensor.py, `meta_tensor` in meta_utils.py, 2.13.
+    """
+    original = fake_tensor.run_fallback_kernel
+
+    def run(*args: Any, **kwargs: Any) -> Any:
+        if isinstance(sys.modules.get(_NAME), _Compiler):
+            thread = threading.Thread(target=importlib.import_module, args=(f"{_NAME}.source",))
+            thread.start()
+            thread.join()
+        return original(*args, **kwargs)
+
+    fake_tensor.run_fallback_kernel = run
+    try:
+        yield
+    finally:
+        fake_tensor.run_fallback_kernel = original
