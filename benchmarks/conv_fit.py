@@ -1,10 +1,13 @@
 """Make a table of `estimator/scratch/conv_plans` from measured workspaces.
 
     python -m benchmarks.conv_fit rows.jsonl.gz ... --out estimator/scratch/conv_plans/8.0.json
+                                  [--lines lines.jsonl.gz ...] [--into OLD.json [--only "half nchw" ...]]
 
-The rows are those of `benchmarks.conv_sample`. Needs scikit-learn. Every workspace is first explained by a form
+The rows are those of `benchmarks.conv_sample`; of those of `conv_sample --lines` a share is drawn. With `--into` the trees
+that `--only` does not name, and the exceptions, are an older table's. Needs scikit-learn. Every workspace is first explained by a form
 (`conv_forms`), then a decision tree a pass, kind of type and layout learns which form a shape gets. The bounds of a leaf
-come from trees that had not seen the layer (two halves of the layers, each predicted by the other). Prints how often
+come from trees that had not seen the layer's weight and geometry at any image size (two halves of these, each predicted by
+the other). Prints how often
 such a tree was right to 512 bytes, the allocator's step.
 """
 
@@ -12,7 +15,10 @@ from __future__ import annotations
 
 import argparse
 import collections
+import hashlib
+import itertools
 import json
+import random
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -22,12 +28,14 @@ import numpy as np
 from sklearn.tree import DecisionTreeClassifier
 
 from benchmarks.conv_forms import Form, candidates, canonical, constants
-from benchmarks.conv_sample import read_rows
+from benchmarks.conv_sample import each_row, read_head
 from estimator.scratch.conv_call import CudnnConv
 from estimator.scratch.conv_features import FEATURES, features
 from estimator.scratch.conv_forms import base_bytes, form_bytes, tensor_bytes
 
 STEP = 512
+LINES_SHARE = 0.1
+"""Of the two or three dozen batch sizes of a line so many are drawn: they say nearly the same."""
 LEAVES, LEAVES_OF_HALF = 7000, 4000
 LIKE_IT = 60
 """Convolutions that a leaf's bounds are taken from, at least: the leaf's own, or those of the branch above it."""
@@ -44,14 +52,14 @@ Leaf = tuple[Form, tuple[float, float]]
 class Group:
     """The convolutions of one tree: what was measured, and the forms that explain it."""
 
-    def __init__(self, calls: list[CudnnConv], sizes: list[int], layers: list[int], found: list[set[Form]]) -> None:
+    def __init__(self, calls: list[CudnnConv], sizes: list[int], found: list[set[Form]]) -> None:
         self.calls, self.sizes, self.found = calls, sizes, found
         self.labels = canonical(found)
         self.count = collections.Counter(self.labels)
         self.values = np.array([features(call) for call in calls], dtype=np.float32)
         number = {form: i for i, form in enumerate(sorted({*self.labels}, key=str))}
         self.targets = np.array([number[label] for label in self.labels])
-        self.halves = np.array([(layer * 2654435761 >> 7) % 2 for layer in layers])
+        self.halves = np.array([half_of(call) for call in calls])
 
     def miss(self, index: int, form: Form) -> int:
         """Bytes that were measured beyond the form."""
@@ -90,6 +98,12 @@ class Group:
             for i, leaf in zip(unseen, tree.apply(self.values[unseen]), strict=True):
                 out[i] = self.miss(int(i), forms[leaf])
         return out
+
+
+def half_of(call: CudnnConv) -> int:
+    """0 or 1, the same for all convolutions of one weight and geometry, whatever their batch and image size."""
+    text = repr((call.w, call.stride, call.padding, call.dilation, call.groups))
+    return hashlib.blake2b(text.encode(), digest_size=1).digest()[0] % 2
 
 
 def grown(group: Group, misses: np.ndarray[Any, Any]) -> Any:
@@ -140,26 +154,36 @@ def flat(tree: Any, form_index: Callable[[Form], int], bound_index: Callable[[An
     return out
 
 
+def name_of(call: CudnnConv) -> str:
+    """Of the tree that a convolution is looked up in."""
+    return f"{'float32' if call.dtype == 'float32' else 'half'} {'nhwc' if call.nhwc else 'nchw'} {call.kind}"
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("rows", nargs="+", type=Path)
     parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--lines", nargs="*", type=Path, default=[], help="rows of lines, of which a share is drawn")
+    parser.add_argument("--into", type=Path, metavar="OLD", help="a table whose other trees and exceptions are kept")
+    parser.add_argument("--only", nargs="+", default=[""], help="trees to fit, by how their names begin")
     options = parser.parse_args()
     sys.setrecursionlimit(10_000)
-    head, rows = read_rows(options.rows)
+    head, rng = read_head(options.rows[0]), random.Random(0)
+    old: dict[str, Any] = json.loads(options.into.read_text()) if options.into else {}
+    every = itertools.chain(each_row(options.rows), (r for r in each_row(options.lines) if rng.random() < LINES_SHARE))
+    rows = [row for row in every if name_of(row[1]).startswith(tuple(options.only))]
     bases = [base_bytes(call) for _, call, _ in rows]
     known = constants((layer, base, size) for (layer, _, size), base in zip(rows, bases, strict=True))
     groups: dict[str, list[int]] = collections.defaultdict(list)
     for i, (_, call, _) in enumerate(rows):
-        kind = "float32" if call.dtype == "float32" else "half"
-        groups[f"{kind} {'nhwc' if call.nhwc else 'nchw'} {call.kind}"].append(i)
-    forms: dict[Form, int] = {}
-    bounds: dict[tuple[float, float], int] = {}
-    trees = {}
+        groups[name_of(call)].append(i)
+    forms: dict[Form, int] = {(base, (what, n)): i for i, (base, (what, n)) in enumerate(old.get("forms", []))}
+    bounds: dict[tuple[float, float], int] = {(low, high): i for i, (low, high) in enumerate(old.get("bounds", []))}
+    trees: dict[str, list[int]] = dict(old.get("trees", {}))
     for name in sorted(groups):
         picked = [rows[i] for i in groups[name]]
         found = [candidates(rows[i][1], rows[i][2], bases[i], known) for i in groups[name]]
-        group = Group([r[1] for r in picked], [r[2] for r in picked], [r[0] for r in picked], found)
+        group = Group([r[1] for r in picked], [r[2] for r in picked], found)
         misses = group.misses_of_the_unseen()
         print(
             f"{name}: {len(picked)} convolutions, {np.mean(np.abs(misses) <= STEP):.1%} of the unseen right", flush=True
@@ -168,10 +192,11 @@ def main() -> int:
             grown(group, misses), lambda f: forms.setdefault(f, len(forms)), lambda b: bounds.setdefault(b, len(bounds))
         )
     version = head["cudnn"]
+    fitted = "all trees" if not old else f"{', '.join(options.only)}; the other trees as before: {old['source'].split(',')[0]}"
     table: dict[str, Any] = {
         "what": "Decision trees that give the workspace of the plan cuDNN puts first for a convolution "
         "(estimator/scratch/conv_workspace.py, load_plans).",
-        "source": f"measured: {len(rows)} convolutions (benchmarks/conv_sample.py), cuDNN {version // 10000}."
+        "source": f"measured: {len(rows)} convolutions (benchmarks/conv_sample.py, {fitted}), cuDNN {version // 10000}."
         f"{version // 100 % 100}.{version % 100} in its deviceless mode (heuristics INSTANT, configurations filtered as "
         "Conv_v8.cpp of PyTorch 2.11 does, TF32 allowed), told of a simulated card of this capability; cuBLASLt taken to "
         "accept every product. Fitted by benchmarks/conv_fit.py.",
@@ -182,7 +207,9 @@ def main() -> int:
         return json.dumps(value, separators=(",", ":"))
 
     parts = [f"{line(name)}:{line(value)}" for name, value in table.items()]
-    parts.append('"trees":{\n' + ",\n".join(f"{line(name)}:{line(tree)}" for name, tree in trees.items()) + "\n}")
+    parts.append('"trees":{\n' + ",\n".join(f"{line(name)}:{line(trees[name])}" for name in sorted(trees)) + "\n}")
+    if "exceptions" in old:
+        parts.append(f'"exceptions":{line(old["exceptions"])}')
     options.out.write_text("{\n" + ",\n".join(parts) + "\n}\n")
     return 0
 
