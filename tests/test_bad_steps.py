@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import estimator
-from estimator.errors import MissingKernelError, TraceDiedError
+from estimator.errors import JobError, MissingKernelError, TraceDiedError, TraceError
 
 pytestmark = pytest.mark.torch
 
@@ -105,3 +105,27 @@ def test_a_small_models_square_is_not_taken_for_no_limit_at_all() -> None:
     assert 10_000 < found.max_batch_size < 46_340
     assert "not-linear" in {warning.code for warning in found.warnings}
     assert found.confirmed_at is not None
+
+
+@pytest.mark.parametrize(
+    ("changes", "what"),
+    [
+        ({"model": nn.Linear}, "the model cannot be made"),
+        ({"optimizer": lambda parameters: 5}, "the optimizer cannot be made"),
+    ],
+)
+def test_what_cannot_be_made_is_named(changes: dict[str, Any], what: str) -> None:
+    job = {"model": lambda: nn.Linear(8, 2), "batch": lambda n: (torch.randn(n, 8),), "loss": None, "optimizer": "sgd"} | changes
+    with pytest.raises(TraceError) as caught:
+        estimator.estimate(estimator.TrainingJob(**job), device="a100-80gb", cross_check=False)
+    assert caught.value.what == what
+    assert caught.value.hint
+
+
+def test_a_loss_that_was_read_is_a_float() -> None:
+    job = estimator.TrainingJob(
+        model=lambda: nn.Linear(8, 2), batch=lambda n: (torch.randn(n, 8),), loss=lambda m, b: m(b[0]).sum().item(), optimizer="sgd"
+    )
+    with pytest.raises(JobError) as caught:
+        estimator.estimate(job, device="a100-80gb", cross_check=False)
+    assert caught.value.got == "a float"

@@ -26,13 +26,38 @@ def resize(t: Tensor, dim: int | None, n: int) -> Tensor:
 
 
 def _grown(first: Any, second: Any, small: int, large: int, n: int) -> Any:
-    """A leaf of a batch of `n` samples, from the same leaf at two smaller sizes: lengths follow a line."""
-    if not isinstance(second, Tensor):
-        return second
-    for dim, (a, b) in enumerate(zip(first.shape, second.shape, strict=True)):
-        if a != b:
-            second = resize(second, dim, a + (b - a) * (n - small) // (large - small))
-    return second
+    """A batch of `n` samples, from those of two smaller sizes: lengths of tensors, lists and tuples follow a line.
+
+    A list of one entry a sample (names, images of many sizes, what an object detector is to find) begins again where
+    it ends.
+    """
+
+    def leaf(one: Any, other: Any) -> Any:
+        if isinstance(other, Tensor):
+            for dim, (a, b) in enumerate(zip(one.shape, other.shape, strict=True)):
+                if a != b:
+                    other = resize(other, dim, a + (b - a) * (n - small) // (large - small))
+            return other
+        if not _is_list(other):
+            return other
+        if len(one) == len(other):
+            return type(other)(_grown(a, b, small, large, n) for a, b in zip(one, other, strict=True))
+        count = len(one) + (len(other) - len(one)) * (n - small) // (large - small)
+        return type(other)(tree_map(_own, other[i % len(other)]) for i in range(count))
+
+    leaves, (others, tree) = tree_flatten(first, _is_list)[0], tree_flatten(second, _is_list)
+    return tree_unflatten([leaf(a, b) for a, b in zip(leaves, others, strict=True)], tree)
+
+
+def _is_list(value: Any) -> bool:
+    return type(value) in (list, tuple)
+
+
+def _own(leaf: Any) -> Any:
+    """A tensor of its own: one that stands in a batch twice would be moved to the device once."""
+    if not isinstance(leaf, Tensor):
+        return leaf
+    return resize(leaf, 0, leaf.shape[0]) if leaf.dim() else leaf.clone()
 
 
 def repeated(sample: Any, collate: Callable[[list[Any]], Any]) -> BatchMaker:
@@ -89,9 +114,7 @@ class Collated:
             if n <= self.MOST:
                 return self._collated(n)
             small, large = self.MOST // 2, self.MOST
-            first, second = tree_flatten(self._collated(small))[0], tree_flatten(self._collated(large))
-            pairs = zip(first, second[0], strict=True)
-            return tree_unflatten([_grown(a, b, small, large, n) for a, b in pairs], second[1])
+            return _grown(self._collated(small), self._collated(large), small, large, n)
         except Exception:
             self._taken = []  # on tensors without data; asked again, they are read anew
             raise

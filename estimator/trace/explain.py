@@ -23,6 +23,23 @@ _NO_ATTENTION = ("No viable backend for scaled_dot_product_attention", "No avail
 """What PyTorch says where no kernel takes a call of attention. Source: torch/nested/_internal/sdpa.py and
 aten/src/ATen/native/transformers/attention.cpp, 2.13."""
 
+_STEP_FAILS = (
+    "the step fails on tensors without data",
+    "if the same step runs on real tensors, please report it; --allow-real-run falls back to a tiny real run",
+)
+_FAILING = {
+    "model": (
+        "the model cannot be made",
+        "TrainingJob.model is called without arguments, where tensors have no data: give a function such as lambda: Net(width=64), "
+        "and let it read no values of tensors and load no weights",
+    ),
+    "optimizer": (
+        "the optimizer cannot be made",
+        "give a name of torch.optim, or a function that takes the parameters and returns a torch.optim.Optimizer",
+    ),
+}
+"""What fails, and what to do, by the phase in which something was raised."""
+
 
 def user_line(error: BaseException) -> str:
     """`file:line in function: source` of the last frame that is neither torch's nor ours, "" if there is none."""
@@ -65,12 +82,10 @@ def explained(graph: StepGraph) -> Iterator[None]:
                 "asked for, or leave the choice of the kernel free; on a CPU jagged queries, keys and values must be contiguous "
                 "each (three projections, not one that is split) and not causal",
             ) from error  # fmt: skip
+        what, hint = _FAILING.get(graph.phases[-1][0] if graph.phases else "", _STEP_FAILS)
         raise TraceError(
-            "the step fails on tensors without data",
-            got=f"{type(error).__name__}: {str(error)[:500]}", where=_where(error, graph),
-            hint=("if the same step runs on real tensors, please report it; --allow-real-run falls back to a tiny "
-            "real run"),
-        ) from error  # fmt: skip
+            what, got=f"{type(error).__name__}: {str(error)[:500]}", where=_where(error, graph), hint=hint
+        ) from error
 
 
 def _two_devices(error: BaseException) -> bool:

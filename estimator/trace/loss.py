@@ -52,7 +52,7 @@ def check_loss(loss: Any) -> None:
     if not isinstance(loss, Tensor):
         raise JobError(
             "the loss is not a tensor",
-            got=type(loss).__name__,
+            got="a float" if isinstance(loss, float) else type(loss).__name__,
             where="TrainingJob.loss",
             allowed="a scalar tensor that requires grad",
             hint="return the loss itself, not a tuple or a float",
