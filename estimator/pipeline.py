@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from estimator.beside import fvcore_beside, nothing
 from estimator.by_batch import largest_traced, with_traces_elsewhere
 from estimator.device import DeviceProfile, Target
-from estimator.errors import CannotPredictError, DataDependentError, FitError, MissingKernelError
+from estimator.errors import CannotPredictError, DataDependentError, FitError, JobError, MissingKernelError, TraceError
 from estimator.evaluate import Evaluator
 from estimator.fit import MemoryModel, compare, first_step_vouches, is_rising_line, residual, unlike_steps
 from estimator.heap import heap_set_aside
@@ -233,7 +233,15 @@ class _Run(Stages):
                 n = min(n, UNLIMITED_PROBE_SIZE)
             if self.real_run or n in evaluator.model.calibration_sizes:
                 return evaluator, solution
-            seen = self._confirming(n, evaluator, solution)
+            try:
+                seen = self._confirming(n, evaluator, solution)
+            except (TraceError, JobError) as error:  # a queue that is shorter than the batch, data that have fewer samples
+                self.warn(
+                    "fails-at-largest",
+                    f"at batch {n} the step itself fails ({error.what}: {error.got}; {error.where}): what memory allows was followed "
+                    f"from batch sizes {' and '.join(map(str, evaluator.model.calibration_sizes))} and is not confirmed",
+                )
+                return evaluator, solution
             if residual(evaluator.model, seen) == 0:
                 self.confirmed_at = seen.batch_size
                 return evaluator, solution

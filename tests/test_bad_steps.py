@@ -129,3 +129,24 @@ def test_a_loss_that_was_read_is_a_float() -> None:
     with pytest.raises(JobError) as caught:
         estimator.estimate(job, device="a100-80gb", cross_check=False)
     assert caught.value.got == "a float"
+
+
+def test_a_step_that_fails_at_the_largest_batch_is_answered_and_said() -> None:
+    """A queue of 64 rows is added to the batch: memory would allow more, the step does not."""
+
+    class Queue(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = nn.Linear(8, 2)
+            self.register_buffer("queue", torch.zeros(64, 2))
+
+        def forward(self, x: Tensor) -> Tensor:
+            out: Tensor = self.layer(x) + self.queue[: len(x)]
+            return out
+
+    found = answer(Queue)
+    assert found.max_batch_size > 64
+    (said,) = (w.message for w in found.warnings if w.code == "fails-at-largest")
+    assert "self.queue[: len(x)]" in said
+    assert found.confirmed_at is None
+    assert found.at(32).fits
