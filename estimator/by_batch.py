@@ -68,7 +68,8 @@ def largest_traced(evaluator: EvaluatorByBatch) -> Solution:
         return evaluator.unlimited_peak_reserved_bytes(n, "high")
 
     guess, near = _approached(need_bytes, evaluator.limit_bytes("high"), evaluator.sizes, most)
-    low, high = last_that_fits(fits, guess, near, most)
+    # The guess errs by a part of a segment; steps double from there, so that few sizes are traced on the way.
+    low, high = last_that_fits(fits, guess, max(1, near // 8), most)
     if high <= most:
         return Solution(low, tried, by_batch=True)
     why = "" if most == MOST else (
