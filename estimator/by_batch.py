@@ -51,10 +51,11 @@ class EvaluatorByBatch(Evaluator):
         return max(large, min(MOST, small + (MOST_OPS - of_small) * (large - small) // each))
 
 
-def largest_traced(evaluator: EvaluatorByBatch) -> Solution:
+def largest_traced(evaluator: EvaluatorByBatch, guess: int | None = None) -> Solution:
     """The largest batch that fits and whose next does not, in few traces; the sizes around it are not looked at.
 
-    Where even `most()` fits the search ends there, and the solution says why.
+    `guess` is what a model came to that was nearly right; None lets small batches lead there. Where even `most()` fits the
+    search ends there, and the solution says why.
     """
     most = evaluator.most()
     tried: dict[int, bool] = {}
@@ -67,7 +68,10 @@ def largest_traced(evaluator: EvaluatorByBatch) -> Solution:
     def need_bytes(n: int) -> int:
         return evaluator.unlimited_peak_reserved_bytes(n, "high")
 
-    guess, near = _approached(need_bytes, evaluator.limit_bytes("high"), evaluator.sizes, most)
+    near = 1
+    if guess is None:
+        guess, near = _approached(need_bytes, evaluator.limit_bytes("high"), evaluator.sizes, most)
+    guess = min(guess, most)
     # The guess errs by a part of a segment; steps double from there, so that few sizes are traced on the way.
     low, high = last_that_fits(fits, guess, max(1, near // 8), most)
     if high <= most:

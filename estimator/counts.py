@@ -56,11 +56,13 @@ def _flops(graph: StepGraph, step: int) -> Iterator[tuple[Op, int]]:
     for op in graph.ops:
         formula = formulas.get(op.name.rpartition(".")[0]) if op.phase.startswith(prefix) else None
         if formula is not None:
-            given = _tensors if op.name.startswith(_FORMULA_TAKES_TENSORS) else _shapes
+            packed = op.name.startswith(_FORMULA_TAKES_TENSORS)
+            given = _tensors if packed else _shapes
             args = given(op.args)
             shapes = _result_shapes(op)
             kwargs = {name: given(value) for name, value in op.kwargs.items()}
-            yield op, int(formula(*args, **kwargs, out_val=shapes[0] if len(shapes) == 1 else shapes))
+            flops = int(formula(*args, **kwargs, out_val=shapes[0] if len(shapes) == 1 else shapes))
+            yield op, flops * (_sequence_count(op) if packed else 1)
 
 
 def _result_shapes(op: Op) -> list[tuple[int, ...] | None]:
@@ -79,9 +81,19 @@ def _shapes(value: Any) -> Any:
 
 
 def _tensors(value: Any) -> Any:
-    """An argument with a tensor of its shape in the place of each, for formulas that ask for more than shapes."""
+    """An argument with a tensor in the place of each, for formulas that ask for more than shapes; of one sequence, as all
+    are counted alike and there may be thousands."""
     import torch
 
     if isinstance(value, TensorSpec):
-        return torch.empty(value.shape, device="meta")
+        return torch.empty((2,) if _is_starts(value) else value.shape, device="meta")
     return tuple(_tensors(v) for v in value) if isinstance(value, tuple) else value
+
+
+def _is_starts(value: Any) -> bool:
+    """Whether it says where sequences begin: one number for each and one more."""
+    return isinstance(value, TensorSpec) and value.dtype == "int32" and len(value.shape) == 1
+
+
+def _sequence_count(op: Op) -> int:
+    return next((value.shape[0] - 1 for value in op.args if _is_starts(value)), 1)

@@ -104,6 +104,8 @@ class _Run(Stages):
 
     confirmed_at: int | None = None
     """Batch size of the trace that the model agreed with."""
+    nearly: int | None = None
+    """The largest batch by a model that turned out to be off there."""
     local = False
     """Whether the model holds around the largest batch alone."""
 
@@ -189,7 +191,7 @@ class _Run(Stages):
         """Solve with a trace at each batch size that is asked about, where no two tell the same program."""
         try:
             evaluator = self.evaluator_by_batch(CALIBRATION_SIZES[0])
-            solution = largest_traced(evaluator)
+            solution = largest_traced(evaluator, self.nearly)
         except FitError:  # not even one batch size can be told
             raise error from None
         self.confirmed_at = max(1, solution.largest)
@@ -245,6 +247,7 @@ class _Run(Stages):
             if residual(evaluator.model, seen) == 0:
                 self.confirmed_at = seen.batch_size
                 return evaluator, solution
+            self.nearly = None if solution.unlimited else n
             try:
                 graphs = self.refit(graphs, n, evaluator.model)
             except FitError as error:

@@ -13,7 +13,9 @@ from torch import Tensor, nn
 
 import estimator
 from benchmarks.packed_cases import CASES
+from estimator.counts import step_flops
 from estimator.errors import MissingKernelError
+from estimator.graph import Op, StepGraph, TensorSpec
 from estimator.semantics import jagged
 from estimator.semantics.attention_choice import Call, Rules
 
@@ -106,3 +108,12 @@ def test_the_kernel_is_chosen_by_type_and_width(
     q, k, v = (t.unflatten(-1, [2, size]).transpose(1, 2) for t in x.chunk(3, -1))
     call = Call(q, k, v, None, 0.0, False, False)
     assert jagged.choose(call, Rules(capability, (2, 11))).name == chosen.removesuffix("_ATTENTION")
+
+
+def test_packed_attention_is_counted_sequence_by_sequence() -> None:
+    """Flash attention of 3 sequences, the longest of 5 tokens, 2 heads of 8: two products of 5 x 5 x 8 each, 2 a multiply-add."""
+    x, starts = (TensorSpec("bfloat16", (12, 2, 8), (16, 8, 1)), TensorSpec("int32", (4,), (1,)))
+    args = (x, x, x, starts, starts, 5, 5, 0.0, False, False)
+    op = Op("aten._flash_attention_forward.default", args, outputs=(x,), phase="step0.forward")
+    graph = StepGraph(3, [op], [], [("step0.forward", 0)], {}, {}, {}, [])
+    assert step_flops(graph, 0) == {"forward": 3 * 2 * 2 * (2 * 5 * 5 * 8)}
