@@ -47,8 +47,9 @@ class EvaluatorByBatch(Evaluator):
         """The largest batch size whose trace has `MOST_OPS` ops, by the line through the first two."""
         small, large = self.sizes
         of_small, of_large = (len(self.model_at(n).ops) for n in self.sizes)
-        each = max(1, of_large - of_small)
-        return max(large, min(MOST, small + (MOST_OPS - of_small) * (large - small) // each))
+        if of_large <= of_small:  # sizes alone follow no line
+            return MOST
+        return max(large, min(MOST, small + (MOST_OPS - of_small) * (large - small) // (of_large - of_small)))
 
 
 def largest_traced(evaluator: EvaluatorByBatch, guess: int | None = None) -> Solution:
