@@ -34,6 +34,9 @@ def train(net, batch):
         optimizer.step()
 train(nn.Sequential(nn.Conv2d(1, 2, 3), nn.ReLU(), nn.Flatten(), nn.Linear(2 * 6 * 6, 2)), torch.randn(2, 1, 8, 8))
 train(nn.Sequential(nn.Linear(1024, 1024), nn.LayerNorm(1024), nn.GELU(), nn.Linear(1024, 2)), torch.randn(1024, 1024))
+with contextlib.suppress(RuntimeError):  # under a limit that does not let it, the job will have no such products either
+    for rows, inner, columns in ((16384, 256, 2048), (256, 2048, 16384)):
+        torch.randn(rows, inner) @ torch.randn(inner, columns)
 for name in sys.stdin.read().split():
     with contextlib.suppress(Exception):
         importlib.import_module(name)
@@ -98,8 +101,8 @@ def baseline_rss_bytes() -> int:
 
     Trained, because an optimizer imports more of torch, kernels are read from disk when they are used, and matrix
     products keep buffers (measured with 2.13.0+cpu and 2 threads: 220 MiB after the import, 313 MiB after two steps of
-    a small convolution, 7 MiB more after products of 1024 x 1024 and again 7 MiB after those of 4096). It imports the
-    installed modules that this process has imported (`imports.installed_modules`), those of the job among them where it
+    a small convolution, 7 MiB more after products of 1024 x 1024 and again 7 MiB after those of 4096; on another processor
+    7, 25 and, after those that are long one way, up to 60 MiB). It imports the installed modules that this process has imported (`imports.installed_modules`), those of the job among them where it
     was loaded before; what cannot be imported by its name alone is left out.
 
     Measured in a fresh child and not in this process, which holds more than a job would (or less, before torch is
