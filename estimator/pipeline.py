@@ -31,7 +31,7 @@ CALIBRATION_SIZES = ((4, 8), (8, 16), (1, 2))
 UNLIMITED_PROBE_SIZE = 1 << 10
 """Where lines that seem to have no end are held against a trace: far enough for a tensor of batch by batch to show."""
 ROUNDS = 4
-"""Most traces at a solved batch size before the answer is given with its residual."""
+"""Most traces at a solved batch size before each size is traced by itself."""
 
 
 def estimate(
@@ -237,6 +237,8 @@ class _Run(Stages):
                 return evaluator, solution
             try:
                 seen = self._confirming(n, evaluator, solution)
+            except (DataDependentError, MissingKernelError):  # which a real run may answer, where one is allowed
+                raise
             except (TraceError, JobError) as error:  # a queue that is shorter than the batch, data that have fewer samples
                 self.warn(
                     "fails-at-largest",

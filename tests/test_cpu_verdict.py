@@ -134,7 +134,7 @@ def folder(tmp_path: Path) -> Path:
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="RLIMIT_DATA bounds mappings on Linux only (4.7)")
 @pytest.mark.parametrize("name", ["mlp", "conv", "gpt"])
 def test_the_largest_batch_trains_under_a_resource_limit_and_a_tenth_more_does_not(name: str, folder: Path) -> None:
-    size = 2 * GIB  # what large products keep, up to 60 MiB on some processors, is well within a tenth of it
+    size = 2 * GIB  # what a processor's large products keep, tens of MiB, is well within a tenth of it
     enter = under_rlimit(size)
     largest = predicted(enter, f"jobs.py:{name}", folder, size)
     assert largest >= 10, "a tenth of it must be a batch"

@@ -80,8 +80,8 @@ def cpu_here() -> DeviceProfile:
             "total_bytes": "smallest of the limits that hold for this process",
             "free_bytes": f"free now within {ram.limited_by}",
             "context_bytes": "measured: resident memory of a fresh interpreter with torch and the libraries imported so far, that has "
-            "trained a few weights; what the job imports later comes on top, and what products of other matrices than long ones "
-            "keep besides, some MiB (`batch-estimator calibrate JOB` measures both)",
+            "trained a few weights; what the job imports later comes on top, and what products of other shapes may keep "
+            "besides, some MiB (`batch-estimator calibrate JOB` measures both)",
         },
     )
 
