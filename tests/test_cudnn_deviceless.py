@@ -67,7 +67,9 @@ def test_an_answer_of_torchs_own_cudnn_is_exact_and_asked_for_once(stand_in: Any
 
 
 def test_an_answer_of_another_cudnn_or_without_all_engines_is_not_exact(stand_in: Any) -> None:
-    stand_in(version=92000)  # torch 2.11 brings 9.19
+    stand_in(version=92000)  # torch 2.11 brings 9.19, and 9.20 chooses as that does
+    assert cudnn_deviceless.ask_workspace(CALL, target()) == (1000, "exact")
+    stand_in(version=92601)
     assert cudnn_deviceless.ask_workspace(CALL, target()) == (1000, "assumed")
     stand_in(compiled=False)
     assert cudnn_deviceless.ask_workspace(CALL, target()) == (1000, "modelled")
@@ -89,7 +91,7 @@ def test_without_compiled_engines_grouped_halves_keep_the_interval_and_depthwise
 def test_an_answer_of_another_cudnn_keeps_the_interval_of_the_table(
     stand_in: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    stand_in(version=92000)
+    stand_in(version=92601)
     monkeypatch.setattr(cudnn_deviceless, "_asked", True)
     table, found = conv_workspace.look_up(CALL, target()), conv_workspace.workspace(CALL, target())
     assert found.size_bytes == 1000

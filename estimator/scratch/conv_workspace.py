@@ -121,12 +121,12 @@ def _by_line(found: conv_lines.Around, guess: Prediction, *, is_bound: bool) -> 
 
 
 def _is_of_the_asked(target: Target, lines: conv_lines.Lines) -> bool:
-    """Whether the target's cuDNN and card are those that were asked for the lines."""
+    """Whether the target's cuDNN and card choose as those that were asked for the lines."""
     device = target.device
     is_same_card = device.multiprocessor_count == lines.multiprocessor_count
     if not is_same_card and device.compute_capability in COUNTING:
         return False
-    return cudnn_deviceless.BUNDLED.get(target.torch_release) == lines.cudnn
+    return cudnn_deviceless.is_alike(cudnn_deviceless.BUNDLED.get(target.torch_release), lines.cudnn)
 
 
 @lru_cache(maxsize=4096)  # layers repeat, and so do their steps
