@@ -1,6 +1,6 @@
 """Hold the estimator's answers against recorded truth.
 
-    python -m benchmarks.accuracy [--more | --vision | --semantic | --library | --varied | --packed | --truth FILE ... [--cases FILE]] [--only CASE ...] [--phases] [--check]
+    python -m benchmarks.accuracy [--more | --vision | --semantic | --library | --varied | --everyday | --packed | --truth FILE ... [--cases FILE]] [--only CASE ...] [--phases] [--check]
                                   [--batch-search] [--json OUT] [--markdown OUT] [--jobs 2] [--timeout 600]
 
 For every case, batch and device of the truth: the signed error of the requested, allocated and reserved peaks, and of
@@ -32,6 +32,7 @@ MORE_TRUTH = (HERE / "truth" / "simulated_more_sm80.json", HERE / "truth" / "sim
 VISION_TRUTH = tuple(HERE / "truth" / f"simulated_vision_sm{c}.json" for c in (80, 90, 75, 86, 89))
 SEMANTIC_TRUTH = tuple(HERE / "truth" / f"simulated_semantic_sm{c}.json" for c in (80, 90))
 VARIED_TRUTH = tuple(HERE / "truth" / f"simulated_varied_sm{c}.json" for c in (80, 90))
+EVERYDAY_TRUTH = tuple(HERE / "truth" / f"simulated_everyday_sm{c}.json" for c in (80, 90))
 PACKED_TRUTH = tuple(HERE / "truth" / f"simulated_packed_sm{c}.json" for c in (80, 90))
 LIBRARY_TRUTH = tuple(HERE / "truth" / f"simulated_library_sm{c}.json" for c in (80, 90))
 CASES_OF = {
@@ -39,6 +40,7 @@ CASES_OF = {
     **dict.fromkeys(SEMANTIC_TRUTH, str(HERE / "semantic_cases.py")),
     **dict.fromkeys(LIBRARY_TRUTH, str(HERE / "library_cases.py")),
     **dict.fromkeys(VARIED_TRUTH, str(HERE / "varied_cases.py")),
+    **dict.fromkeys(EVERYDAY_TRUTH, str(HERE / "everyday_cases.py")),
     **dict.fromkeys(PACKED_TRUTH, str(HERE / "packed_cases.py")),
 }  # fmt: skip
 """The file of cases of each truth that is not of `cases.py`."""
@@ -90,12 +92,13 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--truth", nargs="+", type=Path, default=list(DEFAULT_TRUTH))
     parser.add_argument(
-        "--more", action="store_true", help="all further cases: of more_, vision_, semantic_, library_, varied_ and packed_cases.py"
+        "--more", action="store_true", help="all further cases, those of the options below too"
     )
     parser.add_argument("--vision", action="store_true", help="the cases of vision_cases.py and their truth")
     parser.add_argument("--semantic", action="store_true", help="the cases of semantic_cases.py and their truth")
     parser.add_argument("--library", action="store_true", help="the cases of library_cases.py and their truth")
     parser.add_argument("--varied", action="store_true", help="the cases of varied_cases.py and their truth")
+    parser.add_argument("--everyday", action="store_true", help="the cases of everyday_cases.py and their truth")
     parser.add_argument("--packed", action="store_true", help="the cases of packed_cases.py and their truth")
     parser.add_argument("--cases", help="file that defines CASES, where the truth is not of benchmarks/cases.py")
     parser.add_argument("--only", nargs="+", default=[], metavar="CASE")
@@ -109,7 +112,7 @@ def main() -> int:
     options = parser.parse_args()
     suites = {
         "more": tuple(CASES_OF), "vision": VISION_TRUTH, "semantic": SEMANTIC_TRUTH, "library": LIBRARY_TRUTH,
-        "varied": VARIED_TRUTH, "packed": PACKED_TRUTH,
+        "varied": VARIED_TRUTH, "everyday": EVERYDAY_TRUTH, "packed": PACKED_TRUTH,
     }  # fmt: skip
     for suite, files in suites.items():
         if getattr(options, suite):

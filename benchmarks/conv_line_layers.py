@@ -80,6 +80,12 @@ def line_layers(half: str, *, with_timm: bool) -> dict[Layer, list[Form]]:
     return forms
 
 
+def written_layers(half: str) -> list[Layer]:
+    """The distinct layers of networks that are written down, large and small."""
+    large = (layer for _, found in (*networks(), *patch_networks()) for layer in found)
+    return list(dict.fromkeys((*small_layers(half), *large)))
+
+
 def small_layers(half: str) -> dict[Layer, list[Form]]:
     """Layers of small networks; with the channels innermost where people lay such networks out so."""
     plain: list[Form] = [("float32", False), (half, False)]

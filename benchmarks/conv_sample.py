@@ -6,7 +6,8 @@
 
 Needs cuDNN (`pip install batch-estimator[cudnn]`) and torchvision; timm's models take part where it is installed. The
 table wants the engines that are compiled when they are used, so libcuda.so.1 must be loadable; else it says so and ends.
-Half of the convolutions are layers of models, at random batch and image sizes, half are made up. With `--usual` they
+A third of the convolutions are layers of models, a third those of networks written down (`conv_line_layers`), at random
+batch and image sizes; a third is made up. With `--usual` they
 are no sample, but all of the usual ones: layers of torchvision's models at 224 pixels, and square images with channels
 by powers of two, at common batch sizes (`benchmarks.conv_exceptions` reads these). With `--lines` they are the layers
 that `conv_line_layers` lists, at two dozen batch sizes each (`benchmarks.conv_lines`); with `--missing` of these only
@@ -20,6 +21,7 @@ import functools
 import gzip
 import itertools
 import json
+import math
 import random
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -47,7 +49,8 @@ LENGTHS = (50, 100, 128, 200, 256, 400, 500, 512, 1000, 1024, 1500, 2000, 3000, 
 BATCHES = (1, 2, 3, 4, 5, 6, 7, 8, 10, 12, 14, 16, 20, 24, 28, 32, 40, 48, 64, 96, 100, 128, 192, 256)
 LARGE_BATCHES = (384, 512, 768, 1024, 2048)
 """At which layers of small networks are asked besides."""
-SCALES = tuple(side / 224 for side in (256, 256, 288, 299, 320, 384, 512, 192, 128, 96, 64))
+SMALLEST, LARGEST = 0.25, 2.5
+"""Least and largest scale of the pixels of a layer that is drawn at another image size than its own."""
 
 
 class Layer(NamedTuple):
@@ -106,9 +109,12 @@ def made_up(rng: random.Random) -> Layer:
             return layer._replace(y=(k, *pixels))
 
 
-def scaled(layer: Layer, scale: float) -> Layer | None:
-    """The layer as it is in an image of another size; None where nothing is left."""
-    pixels = tuple(max(1, round(n * scale)) if n > 1 else n for n in layer.x[1:])
+def rescaled(layer: Layer, rng: random.Random) -> Layer | None:
+    """The layer as it is in an image of another size, of another shape too in a third of the draws; None if nothing is left."""
+    low, high = math.log(SMALLEST), math.log(LARGEST)
+    scale = math.exp(rng.uniform(low, high))
+    scales = [math.exp(rng.uniform(low, high)) if rng.random() < 0.33 else scale for _ in layer.x[1:]]
+    pixels = tuple(max(1, round(n * scale)) if n > 1 else n for n, scale in zip(layer.x[1:], scales, strict=True))
     out = output(pixels, layer)
     if min(out) < 1:
         return None
@@ -227,20 +233,28 @@ def batch_size(rng: random.Random) -> int:
     )[0]  # fmt: skip
 
 
-def draw(rng: random.Random, known: list[Layer], halves: tuple[str, ...]) -> Iterator[tuple[int, CudnnConv]]:
+def draw(
+    rng: random.Random, models: Sequence[Layer], networks: Sequence[Layer], halves: tuple[str, ...]
+) -> Iterator[tuple[int, CudnnConv]]:
     """Endlessly yield calls with the number of their layer; made-up layers are below zero."""
-    invented = [made_up(rng) for _ in range(40_000)]
+    known, invented = [*models, *networks], [made_up(rng) for _ in range(120_000)]
     while True:
-        number = rng.randrange(len(known)) if rng.random() < 0.55 else -1 - rng.randrange(len(invented))
+        kind = rng.randrange(3)
+        if kind == 0:
+            number = rng.randrange(len(models))
+        elif kind == 1:
+            number = len(models) + rng.randrange(len(networks))
+        else:
+            number = -1 - rng.randrange(len(invented))
         layer: Layer | None = known[number] if number >= 0 else invented[-1 - number]
-        if number >= 0 and rng.random() < 0.5:
-            layer = scaled(known[number], rng.choice(SCALES))
+        if number >= 0 and rng.random() < 0.6:
+            layer = rescaled(known[number], rng)
         if layer is None:
             continue
         batch = batch_size(rng) if len(layer.x) == 3 else max(1, batch_size(rng) // 8)
-        dtype, nhwc = rng.choice(("float32", *halves)), rng.random() < 0.4
-        for kind in KINDS:
-            call = layer.at(batch, kind, dtype, nhwc)
+        dtype, nhwc = rng.choice(("float32", *halves)), rng.random() < 0.33
+        for step in KINDS:
+            call = layer.at(batch, step, dtype, nhwc)
             if goes_to_cudnn(call):
                 yield number, call
 
@@ -291,7 +305,9 @@ def main() -> int:
         elif options.usual:
             sample = usual_calls()
         else:
-            sample = draw(random.Random(options.seed), layers_of_models(), halves)
+            from benchmarks.conv_line_layers import written_layers
+
+            sample = draw(random.Random(options.seed), layers_of_models(), written_layers(halves[0]), halves)
         for number, call in sample:
             size = asker.workspace(call)
             if size is not None:
