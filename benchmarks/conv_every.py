@@ -23,9 +23,10 @@ from pathlib import Path
 
 from benchmarks.conv_asker import Asker
 from benchmarks.conv_forms import CLOSE
+from benchmarks.conv_layers import Layer, layers_of_models
 from benchmarks.conv_line_layers import OTHER_SIZES, line_layers
 from benchmarks.conv_lines import Point, read_lines, runs
-from benchmarks.conv_sample import KINDS, Layer, goes_to_cudnn, layers_of_models
+from benchmarks.conv_sample import KINDS, goes_to_cudnn
 from estimator.scratch import conv_lines
 from estimator.scratch.conv_call import CudnnConv, Kind
 from estimator.scratch.conv_forms import Form

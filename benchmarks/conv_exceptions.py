@@ -14,8 +14,9 @@ import json
 import sys
 from pathlib import Path
 
+from benchmarks.conv_asker import MULTIPROCESSORS
 from benchmarks.conv_forms import CLOSE
-from benchmarks.conv_sample import MULTIPROCESSORS, read_rows
+from benchmarks.conv_sample import read_rows
 from estimator.device import DeviceProfile, Target
 from estimator.scratch import conv_lines, conv_workspace
 

@@ -36,7 +36,9 @@ from estimator.scratch.conv_forms import base_bytes, form_bytes, tensor_bytes
 STEP = 512
 LINES_SHARE = 0.1
 """Of the two or three dozen batch sizes of a line so many are drawn: they say nearly the same."""
-LEAVES, LEAVES_OF_HALF = 7000, 4000
+LEAVES, LEAVES_OF_HALF = 9000, 5000
+COMMON = 100
+"""Forms that fewer convolutions have are one to a tree as it grows: with all of them apart it was no better, and slower."""
 LIKE_IT = 60
 """Convolutions that a leaf's bounds are taken from, at least: the leaf's own, or those of the branch above it."""
 OUTSIDE = 0.008
@@ -57,8 +59,9 @@ class Group:
         self.labels = canonical(found)
         self.count = collections.Counter(self.labels)
         self.values = np.array([features(call) for call in calls], dtype=np.float32)
-        number = {form: i for i, form in enumerate(sorted({*self.labels}, key=str))}
-        self.targets = np.array([number[label] for label in self.labels])
+        common = sorted((form for form, count in self.count.items() if count >= COMMON), key=str)
+        number = {form: i for i, form in enumerate(common)}
+        self.targets = np.array([number.get(label, len(common)) for label in self.labels])
         self.halves = np.array([half_of(call) for call in calls])
 
     def miss(self, index: int, form: Form) -> int:
@@ -177,9 +180,10 @@ def main() -> int:
     groups: dict[str, list[int]] = collections.defaultdict(list)
     for i, (_, call, _) in enumerate(rows):
         groups[name_of(call)].append(i)
-    forms: dict[Form, int] = {(base, (what, n)): i for i, (base, (what, n)) in enumerate(old.get("forms", []))}
-    bounds: dict[tuple[float, float], int] = {(low, high): i for i, (low, high) in enumerate(old.get("bounds", []))}
-    trees: dict[str, list[int]] = dict(old.get("trees", {}))
+    kept = old if options.only != [""] else {}  # where every tree is new, no older form or bound is in use
+    forms: dict[Form, int] = {(base, (what, n)): i for i, (base, (what, n)) in enumerate(kept.get("forms", []))}
+    bounds: dict[tuple[float, float], int] = {(low, high): i for i, (low, high) in enumerate(kept.get("bounds", []))}
+    trees: dict[str, list[int]] = dict(kept.get("trees", {}))
     for name in sorted(groups):
         picked = [rows[i] for i in groups[name]]
         found = [candidates(rows[i][1], rows[i][2], bases[i], known) for i in groups[name]]
@@ -192,7 +196,7 @@ def main() -> int:
             grown(group, misses), lambda f: forms.setdefault(f, len(forms)), lambda b: bounds.setdefault(b, len(bounds))
         )
     version = head["cudnn"]
-    fitted = "all trees" if not old else f"{', '.join(options.only)}; the other trees as before: {old['source'].split(',')[0]}"
+    fitted = "all trees" if not kept else f"{', '.join(options.only)}; the other trees as before: {old['source'].split(',')[0]}"
     table: dict[str, Any] = {
         "what": "Decision trees that give the workspace of the plan cuDNN puts first for a convolution "
         "(estimator/scratch/conv_workspace.py, load_plans).",

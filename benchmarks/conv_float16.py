@@ -23,9 +23,10 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.conv_asker import Asker
+from benchmarks.conv_layers import Layer
 from benchmarks.conv_line_layers import line_layers
 from benchmarks.conv_lines import Point, read_lines, runs
-from benchmarks.conv_sample import KINDS, Layer, goes_to_cudnn
+from benchmarks.conv_sample import KINDS, goes_to_cudnn
 from benchmarks.conv_turns import straightened, turned
 from estimator.device import DeviceProfile, Target
 from estimator.graph import TensorSpec

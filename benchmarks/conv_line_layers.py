@@ -11,9 +11,10 @@ import itertools
 from collections.abc import Iterator
 
 from benchmarks.conv_field_networks import field_networks
+from benchmarks.conv_layers import Layer, layers_of_models, output
 from benchmarks.conv_networks import networks
 from benchmarks.conv_patch_networks import channels_last_networks, patch_networks
-from benchmarks.conv_sample import BATCHES, KINDS, LARGE_BATCHES, Layer, goes_to_cudnn, layers_of_models, output
+from benchmarks.conv_sample import BATCHES, KINDS, LARGE_BATCHES, goes_to_cudnn
 from benchmarks.conv_series_networks import series_networks, volume_networks
 from benchmarks.conv_small_networks import small_networks
 from estimator.scratch import conv_lines

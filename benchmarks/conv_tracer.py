@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from benchmarks.conv_sample import Layer, output
+from benchmarks.conv_layers import Layer, output
 
 Found = dict[Layer, None]
 Sizes = int | Sequence[int]

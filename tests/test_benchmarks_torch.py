@@ -17,7 +17,7 @@ import estimator
 from benchmarks import diff_history, history, predict
 from benchmarks.cases import CASES
 from benchmarks.children import in_child
-from benchmarks.conv_sample import _built
+from benchmarks.conv_layers import _built
 from benchmarks.jobs import job_of
 from benchmarks.measure import largest_batch, torch_alone_first
 from estimator.ledger import Category, Event, Ledger

@@ -9,11 +9,12 @@ from typing import Any
 import pytest
 
 from benchmarks.conv_field_networks import field_networks
+from benchmarks.conv_layers import output
 from benchmarks.conv_line_layers import line_calls, small_layers
 from benchmarks.conv_lines import Point, runs
 from benchmarks.conv_networks import networks
 from benchmarks.conv_patch_networks import channels_last_networks, patch_networks
-from benchmarks.conv_sample import BATCHES, LARGE_BATCHES, output
+from benchmarks.conv_sample import BATCHES, LARGE_BATCHES
 from benchmarks.conv_series_networks import series_networks, volume_networks
 from benchmarks.conv_small_networks import small_networks
 from benchmarks.conv_tracer import Tracer

@@ -10,7 +10,7 @@ import pytest
 
 from benchmarks.conv_every import Filler, every, is_told
 from benchmarks.conv_float16 import Maker, is_cudnns_in_float16_alone
-from benchmarks.conv_sample import Layer
+from benchmarks.conv_layers import Layer
 from estimator.scratch import conv_forms, conv_lines
 from estimator.scratch.conv_call import CudnnConv
 
