@@ -167,3 +167,12 @@ def test_what_no_bound_is_known_for_is_said_not_to_be_covered() -> None:
     evaluator: Any = SimpleNamespace(model=model)
     texts = [w.message for w in _unknown_scratch(evaluator, target(), 8)]
     assert [("does not cover" in t, "high end counts" in t) for t in texts] == [(False, False), (True, False), (False, True)]
+
+
+def test_infinity_is_looked_for_in_the_magnitudes() -> None:
+    """`abs` of 6 floats of 4 B stands before there is a result; whole numbers are not looked at."""
+    flags = TensorSpec("bool", (2, 3), (3, 1))
+    floats, whole = dense(2, 3), TensorSpec("int64", (2, 3), (3, 1))
+    found = scratch_of(Op("aten.isinf.default", (floats,), {}, (flags,)), target())
+    assert [(s.size_bytes, s.when) for s in found] == [(24, "before")]
+    assert scratch_of(Op("aten.isinf.default", (whole,), {}, (flags,)), target()) == ()

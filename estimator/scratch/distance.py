@@ -74,6 +74,18 @@ def complex_abs(op: Op, target: Target) -> list[Scratch]:
     return [Scratch(self.nbytes, when="before" if op.name == "aten.angle.default" else "after")]
 
 
+@rule("aten.isinf.default")
+def is_infinite(op: Op, target: Target) -> list[Scratch]:
+    """The magnitudes that are compared with infinity; of complex numbers first the real parts, then the others.
+
+    Source: aten/src/ATen/native/TensorCompare.cpp, `isinf`, 2.11; measured (real numbers, CUDA).
+    """
+    self: TensorSpec = op.args[0]
+    if self.dtype.startswith("complex"):
+        return [Scratch(self.nbytes // 2, when="before"), Scratch(self.nbytes // 2), Scratch(op.outputs[0].nbytes)]
+    return [Scratch(self.nbytes, when="before")] if "float" in self.dtype else []
+
+
 @rule("aten.dist.default")
 def dist(op: Op, target: Target) -> list[Scratch]:
     """The difference, whose norm is taken.

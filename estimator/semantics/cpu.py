@@ -14,7 +14,7 @@ import torch
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 
 from estimator.device import Target
-from estimator.semantics import composites, cpu_norms, cpu_numbers, cpu_rnn, inplace, overlay, packed
+from estimator.semantics import changed_views, composites, cpu_norms, cpu_numbers, cpu_rnn, inplace, overlay, packed
 from estimator.semantics.inference import without_inference_mode
 from estimator.semantics.overlay import HOST, Overlay
 
@@ -46,6 +46,7 @@ def cpu_semantics(target: Target) -> Iterator[CpuOverlay]:
         packed.install(laid)
         cpu_numbers.install(laid)
         inplace.install(laid)
+        changed_views.install(laid)
         without_inference_mode(laid)
         yield laid
     finally:

@@ -12,6 +12,7 @@ from estimator.semantics import (
     attention,
     autocast,
     cells,
+    changed_views,
     composites,
     devices,
     encoder,
@@ -39,7 +40,7 @@ def cuda_semantics(target: Target) -> Iterator[Overlay]:
     try:
         FakeTensorMode.cache_clear()
         for part in (
-            composites, kernels, inplace, numbering, losses, attention, jagged, norms, cells, packed, encoder, optimizers,
+            composites, kernels, inplace, changed_views, numbering, losses, attention, jagged, norms, cells, packed, encoder, optimizers,
             unhandled,
         ):  # fmt: skip
             part.install(overlay)
