@@ -30,7 +30,7 @@ def ledger(n: int, which: str) -> Ledger:
 @pytest.mark.parametrize("conf", ["", "expandable_segments:True"])
 def test_what_a_batch_size_takes_of_the_device_is_the_same_in_short(interval: bool, conf: str) -> None:
     model: Any = SimpleNamespace(
-        at=ledger, has_interval=lambda n: interval, ops=[], bytes_of=lambda category: (0, 0)
+        at=ledger, has_interval=lambda n: interval, bounds_alone=lambda n: [], ops=[], bytes_of=lambda category: (0, 0)
     )
     device = DeviceProfile(
         name="card", kind="cuda", total_bytes=110 * MIB, compute_capability=(8, 0), multiprocessor_count=108
@@ -45,3 +45,27 @@ def test_what_a_batch_size_takes_of_the_device_is_the_same_in_short(interval: bo
         seen.add((record.fits, record.num_alloc_retries > 0))
     assert {(True, False), (False, False)} <= seen
     assert ((True, True) in seen) == (not conf)  # an expandable segment has no holes that retries would win back
+
+
+def two_workspaces(n: int, which: str) -> Ledger:
+    """A workspace that is freed, two tensors of 12 and 28 MiB, a second workspace."""
+    first = 20 * MIB if which in ("low", "low@0") else 40 * MIB
+    second = 4 * MIB if which == "low" else 20 * MIB
+    events = [Event(True, 0, first), Event(False, 0, first)]
+    events += [Event(True, block, size) for block, size in ((1, 12 * MIB), (2, 28 * MIB), (3, second))]
+    return Ledger(events, [("step0.forward", 0)])
+
+
+def test_a_batch_size_must_run_with_the_bound_of_a_single_call_alone() -> None:
+    """Of 65 MiB: a segment of 40 holds both tensors, and 20 stand beside it; one of 20 holds the first tensor, and the last
+    4 MiB, so that 28 stand beside it. With 20 at first and 20 at last it takes 20 + 28 + 20."""
+    device = DeviceProfile(
+        name="card", kind="cuda", total_bytes=65 * MIB, compute_capability=(8, 0), multiprocessor_count=108
+    )
+
+    def runs(*alone: str) -> bool:
+        model: Any = SimpleNamespace(at=two_workspaces, has_interval=lambda n: True, bounds_alone=lambda n: list(alone))
+        return Evaluator(model, device, (0, 0, 0), replays_of(device, "")).fits(1)
+
+    assert runs()
+    assert not runs("low@0")

@@ -14,6 +14,7 @@ from estimator.errors import FitError
 from estimator.fit import compare, fit
 from estimator.fit.calls import Calls
 from estimator.fit.lines import Curve, curve_through, interpolate, interpolation
+from estimator.fit.writer import Chosen
 from estimator.graph import Op, StepGraph, StorageEvent, TensorSpec
 from estimator.ledger import Category
 from estimator.scratch import Scratch
@@ -193,3 +194,24 @@ def test_repeated_steps_free_what_the_step_before_left() -> None:
         (live.add if e.is_alloc else live.remove)(e.block)
     assert len(live) == 2  # the weight and one activation, however many steps
     assert [name for name, _ in ledger.phases if name.endswith("forward")] == [f"step{i}.forward" for i in range(6)]
+
+
+def test_the_bounds_of_single_calls_that_lie_farthest_come_first() -> None:
+    """Of call 1 the low end lies 30 MiB off and the high one 4; of call 0 neither lies 2 MiB off, call 2 has none."""
+    mib = 1 << 20
+    of = {
+        "mm": (Scratch(40 * mib, low_bytes=39 * mib, high_bytes=41 * mib),),
+        "convolution": (Scratch(30 * mib, low_bytes=0, high_bytes=34 * mib), Scratch(mib)),
+        "norm": (Scratch(5),),
+    }
+
+    def ops(n: int) -> list[Op]:
+        return [Op(name, (TensorSpec("float32", (n,), (1,), i),)) for i, name in enumerate(of)]
+
+    calls = Calls(ops(4), ops(8), (4, 8), [0, 1, 2], lambda op: of[op.name])
+    assert calls.bounds_alone(5) == ["low@1", "high@1"]
+    chosen = Chosen.of(5, "low@1")
+    taken = [[chosen.bytes_of(s, call) for s in records] for call, records in enumerate(calls.all_at(5))]
+    assert taken == [[40 * mib], [0, mib], [5]]
+    everywhere = Chosen.of(5, "low")
+    assert [everywhere.bytes_of(records[0], call) for call, records in enumerate(calls.all_at(5))] == [39 * mib, 0, 5]

@@ -217,6 +217,10 @@ class MemoryModel:
         """Whether any hidden allocation at batch size `n` is known only between bounds."""
         return self._calls.has_interval(n)
 
+    def bounds_alone(self, n: int) -> list[str]:
+        """The bounds of single calls that lie farthest from what is typical, "low@3" say: for `at`, the farthest first."""
+        return self._calls.bounds_alone(n)
+
     def assumed(self, n: int) -> dict[str, tuple[int, int]]:
         """(low, high) bytes of the largest hidden allocation of each op that is only assumed."""
         return self._calls.assumed(n)
@@ -224,15 +228,17 @@ class MemoryModel:
     def at(self, n: int, which: str = "typical") -> Ledger:
         """The ledger at batch size `n`; `which` of "low", "typical", "high" chooses where a rule has an interval.
 
+        One of `bounds_alone(n)` takes that bound in that call alone, and what is typical in all others.
+
         Raises:
             ValueError: `n` is below 1.
         """
         if n < 1:
             raise ValueError(f"batch size must be 1 or more, got {n}")
-        chosen = Chosen(n, {"low": "low_bytes", "high": "high_bytes"}.get(which))
+        chosen = Chosen.of(n, which)
         calls = self._calls.all_at(n)
         sizes = [curve.at(n) for curve in self._distinct_curves]
-        sizes += [chosen.bytes_of(s) for records in calls for s in records]
+        sizes += [chosen.bytes_of(s, call) for call, records in enumerate(calls) for s in records]
         if self._growths:  # what further tokens take is added to the sizes as they are told
             return Outline(self._written(sizes, calls, chosen)).filled(sizes)
         # What the order and the blocks of a ledger hang on; all else is sizes.

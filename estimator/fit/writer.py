@@ -83,7 +83,7 @@ class Writer:
                     hidden = []
                     for s in records:
                         hidden.append((s, len(sizes)))
-                        sizes.append(chosen.bytes_of(s))
+                        sizes.append(chosen.bytes_of(s, self._model.call_number(index)))
                     self._call(index, start, hidden)
                 else:
                     self.write(kind, index, start)
@@ -161,10 +161,20 @@ class Chosen(NamedTuple):
     n: int
     attribute: str | None
     """The bound's name in a rule's record, None for what is typical."""
+    call: int | None
+    """The one distinct call whose bound is taken, None where it is that of all."""
 
-    def bytes_of(self, s: Hidden) -> int:
-        """Bytes of a hidden allocation."""
-        bound: int | None = getattr(s, self.attribute) if self.attribute else None
+    @classmethod
+    def of(cls, n: int, which: str) -> Chosen:
+        """What `MemoryModel.at` is asked for."""
+        bound, _, call = which.partition("@")
+        return cls(n, {"low": "low_bytes", "high": "high_bytes"}.get(bound), int(call) if call else None)
+
+    def bytes_of(self, s: Hidden, call: int) -> int:
+        """Bytes of a hidden allocation of a distinct call."""
+        if self.attribute is None or self.call not in (None, call):
+            return s.size_bytes
+        bound: int | None = getattr(s, self.attribute)
         return s.size_bytes if bound is None else bound
 
 
