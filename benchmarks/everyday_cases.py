@@ -6,7 +6,7 @@ No rule was made for any of them before they were measured. Beside `varied_cases
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
@@ -20,22 +20,21 @@ try:
     from benchmarks import everyday_language as language
     from benchmarks import everyday_models as models
     from benchmarks.cases import ADAMW, SGD, Batch, Case
+    from benchmarks.varied_cases import classify, floats, ids, labelled, optimizer, own
 except ImportError:  # beside cases.py, outside the package
     import everyday_generators as generators  # type: ignore[import-not-found, no-redef]
     import everyday_images as images  # type: ignore[import-not-found, no-redef]
     import everyday_language as language  # type: ignore[import-not-found, no-redef]
     import everyday_models as models  # type: ignore[import-not-found, no-redef]
     from cases import ADAMW, SGD, Batch, Case
-
-
-def own(m: nn.Module, batch: Batch) -> Tensor:
-    """The model gives its loss itself."""
-    out: Tensor = m(*batch)
-    return out
-
-
-def classify(m: nn.Module, batch: Batch) -> Tensor:
-    return F.cross_entropy(m(batch[0]), batch[1], label_smoothing=0.1)
+    from varied_cases import (  # type: ignore[import-not-found, no-redef]
+        classify,
+        floats,
+        ids,
+        labelled,
+        optimizer,
+        own,
+    )
 
 
 def segment(m: nn.Module, batch: Batch) -> Tensor:
@@ -46,18 +45,6 @@ def library(m: nn.Module, batch: Batch) -> Tensor:
     """A transformers model that gets its labels."""
     loss: Tensor = m(input_ids=batch[0], labels=batch[0]).loss
     return loss
-
-
-def ids(vocabulary: int, *lengths: int) -> Callable[[int], Batch]:
-    return lambda n: tuple(torch.randint(1, vocabulary, (n, t)) for t in lengths)
-
-
-def floats(*shapes: tuple[int, ...]) -> Callable[[int], Batch]:
-    return lambda n: tuple(torch.rand(n, *shape) for shape in shapes)
-
-
-def labelled(classes: int, *shape: int) -> Callable[[int], Batch]:
-    return lambda n: (torch.randn(n, *shape), torch.randint(0, classes, (n,)))
 
 
 def noisy(*shape: int) -> Callable[[int], Batch]:
@@ -119,10 +106,6 @@ def transformer(kind: str, **options: Any) -> Callable[[], nn.Module]:
         return made
 
     return make
-
-
-def optimizer(name: str, **options: Any) -> Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer]:
-    return functools.partial(getattr(torch.optim, name), **options)
 
 
 _FUSED = optimizer("AdamW", fused=True)
