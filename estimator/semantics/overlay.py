@@ -103,7 +103,10 @@ class Overlay:
         """
         missing = object()
         before = vars(owner).get(name, missing)
-        setattr(owner, name, self._while_active(value, before) if isinstance(value, FunctionType) else value)
+        put = self._while_active(value, before) if isinstance(value, FunctionType) else value
+        setattr(owner, name, put)
+        if owner is torch:
+            self._compile_as(put, before)
 
         def restore() -> None:
             if before is missing:
@@ -112,6 +115,18 @@ class Overlay:
                 setattr(owner, name, before)
 
         self._stack.callback(restore)
+
+    def _compile_as(self, put: Any, before: Any) -> None:
+        """Have TorchScript take a patched function of `torch` for the op that it stands for: it compiles no Python of ours.
+
+        Source: torch/jit/_builtins.py: ops are found by the function's identity. Libraries script functions as they are
+        imported, also within a trace (DeBERTa's, of transformers).
+        """
+        from torch.jit._builtins import _find_builtin, _get_builtin_table
+
+        op = _find_builtin(before)  # type: ignore[no-untyped-call]
+        if op is not None:
+            self._set_item(_get_builtin_table(), id(put), op)  # type: ignore[no-untyped-call]
 
     def _while_active(self, function: FunctionType, before: Any) -> Any:
         if not callable(before):

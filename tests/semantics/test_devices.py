@@ -146,3 +146,17 @@ def test_grad_scaler_steps() -> None:
 
     run_with_values(function)
     assert moved == [True, True]
+
+
+def _scaled(x: torch.Tensor) -> torch.Tensor:
+    return x * torch.sqrt(torch.tensor(x.size(-1), dtype=torch.float))
+
+
+def test_libraries_may_script_functions_within_a_trace() -> None:
+    """TorchScript takes a patched `torch.tensor` for the op; before, it tried to compile ours."""
+    tensor = torch.tensor
+    scripted: list[Any] = []
+    run(lambda: scripted.append(torch.jit.script(_scaled)))
+    assert torch.tensor is tensor
+    assert "aten::tensor" in str(scripted[0].graph)
+    assert scripted[0](torch.ones(1, 4)).tolist() == [[2.0] * 4]
