@@ -38,7 +38,11 @@ LINES_SHARE = 0.1
 """Of the two or three dozen batch sizes of a line so many are drawn: they say nearly the same."""
 LEAVES, LEAVES_OF_HALF = 9000, 5000
 COMMON = 100
-"""Forms that fewer convolutions have are one to a tree as it grows: with all of them apart it was no better, and slower."""
+"""Forms that fewer convolutions have are one to a tree as it grows.
+
+Measured, gradients of a weight in float32 on 8.0, 168,000 convolutions, timm layers not seen: 72.9 % right with all forms
+apart (97 s) as with these (20 s), at 7,000 leaves; with 21,000 leaves 71.3 %.
+"""
 LIKE_IT = 60
 """Convolutions that a leaf's bounds are taken from, at least: the leaf's own, or those of the branch above it."""
 OUTSIDE = 0.008

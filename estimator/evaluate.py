@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
+from estimator.allocator.policy import ROUND_LARGE
 from estimator.device import DeviceProfile
 from estimator.fit import MemoryModel
 from estimator.ledger import LINE_OF, Category, Ledger
@@ -21,6 +22,8 @@ from estimator.result import (
 from estimator.units import format_bytes
 
 NO_LIMIT = None
+ALONE = 4
+"""Bounds of single calls that are tried alone: a choice, as each is one more replay of a batch size."""
 LEDGERS_KEPT = 4
 """A batch size is looked at several times running; the ledger of a large program takes megabytes."""
 
@@ -140,7 +143,9 @@ class Evaluator:
     def _ends(self, n: int) -> tuple[str, ...]:
         """The ends of the interval at which a batch size must run, from the high one on; then bounds of single calls."""
         model = self.model_at(n)
-        return ("high", "typical", "low", *model.bounds_alone(n)) if model.has_interval(n) else ("high",)
+        if not model.has_interval(n):
+            return ("high",)
+        return ("high", "typical", "low", *model.bounds_alone(n, ROUND_LARGE)[:ALONE])
 
     def _failing_end(self, n: int) -> str | None:
         """The first end of the interval, from the high one on, at which it runs out; None where it runs at each."""
@@ -243,7 +248,9 @@ class Evaluator:
         event = self.ledger(n, key).events[oom.event]
         op = self.model_at(n).ops[event.op] if event.op >= 0 else None
         place = f"{op.name} of module {op.module or '(root)'}" if op is not None else "an allocation outside any op"
-        return f"{oom.phase}: {place} asks for {format_bytes(oom.size_bytes)}"
+        bound, _, alone = end.partition("@")
+        where = f", with one workspace at its {bound} end and all others as likely" if alone else ""
+        return f"{oom.phase}: {place} asks for {format_bytes(oom.size_bytes)}{where}"
 
     def _lines(self, ledger: Ledger, shown: Any, n: int) -> Iterable[CategoryLine]:
         live = _live_at(ledger, shown.peak_event)

@@ -30,7 +30,7 @@ def ledger(n: int, which: str) -> Ledger:
 @pytest.mark.parametrize("conf", ["", "expandable_segments:True"])
 def test_what_a_batch_size_takes_of_the_device_is_the_same_in_short(interval: bool, conf: str) -> None:
     model: Any = SimpleNamespace(
-        at=ledger, has_interval=lambda n: interval, bounds_alone=lambda n: [], ops=[], bytes_of=lambda category: (0, 0)
+        at=ledger, has_interval=lambda n: interval, bounds_alone=lambda n, least: [], ops=[], bytes_of=lambda category: (0, 0)
     )
     device = DeviceProfile(
         name="card", kind="cuda", total_bytes=110 * MIB, compute_capability=(8, 0), multiprocessor_count=108
@@ -63,9 +63,15 @@ def test_a_batch_size_must_run_with_the_bound_of_a_single_call_alone() -> None:
         name="card", kind="cuda", total_bytes=65 * MIB, compute_capability=(8, 0), multiprocessor_count=108
     )
 
-    def runs(*alone: str) -> bool:
-        model: Any = SimpleNamespace(at=two_workspaces, has_interval=lambda n: True, bounds_alone=lambda n: list(alone))
-        return Evaluator(model, device, (0, 0, 0), replays_of(device, "")).fits(1)
+    def evaluator(*alone: str) -> Evaluator:
+        model: Any = SimpleNamespace(
+            at=two_workspaces, has_interval=lambda n: True, bounds_alone=lambda n, least: list(alone), ops=[]
+        )
+        return Evaluator(model, device, (0, 0, 0), replays_of(device, ""))
 
-    assert runs()
-    assert not runs("low@0")
+    assert evaluator().fits(1)
+    assert not evaluator("low@0").fits(1)
+    assert evaluator("low@0").where_it_ran_out(1) == (
+        "step0.forward: an allocation outside any op asks for 20.00 MiB, with one workspace at its low end and all others "
+        "as likely"
+    )

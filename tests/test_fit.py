@@ -209,7 +209,7 @@ def test_the_bounds_of_single_calls_that_lie_farthest_come_first() -> None:
         return [Op(name, (TensorSpec("float32", (n,), (1,), i),)) for i, name in enumerate(of)]
 
     calls = Calls(ops(4), ops(8), (4, 8), [0, 1, 2], lambda op: of[op.name])
-    assert calls.bounds_alone(5) == ["low@1", "high@1"]
+    assert calls.bounds_alone(5, 2 * mib) == ["low@1", "high@1"]
     chosen = Chosen.of(5, "low@1")
     taken = [[chosen.bytes_of(s, call) for s in records] for call, records in enumerate(calls.all_at(5))]
     assert taken == [[40 * mib], [0, mib], [5]]

@@ -11,10 +11,6 @@ from estimator.graph import Op, TensorSpec
 
 ScratchOf = Callable[[Op], Iterable[Any]]
 """The scratch rules: hidden allocations of a call, as `estimator.scratch.Scratch` records."""
-ALONE = 4
-"""Bounds of single calls that are tried alone: a choice, as each is one more replay of a batch size."""
-LEAST_APART = 2 << 20
-"""Bytes by which such a bound differs at least: a segment that is rounded (`kRoundLarge`), below which none is moved."""
 
 
 class _Call(NamedTuple):
@@ -121,17 +117,16 @@ class Calls:
             )
         return found
 
-
-    def bounds_alone(self, n: int) -> list[str]:
-        """Which bounds of which distinct calls lie farthest from what is typical at batch size `n`, the farthest first."""
+    def bounds_alone(self, n: int, least_bytes: int) -> list[str]:
+        """Bounds of distinct calls at least so far from what is typical at batch size `n`, "low@3" say; the farthest first."""
         apart: list[tuple[int, str]] = []
         for call, records in enumerate(self.all_at(n)):
             for bound in ("low", "high"):
                 ends = ((getattr(s, f"{bound}_bytes"), s.size_bytes) for s in records)
                 widest = max((abs(end - size) for end, size in ends if end is not None), default=0)
-                if widest >= LEAST_APART:
+                if widest >= least_bytes:
                     apart.append((widest, f"{bound}@{call}"))
-        return [name for _, name in sorted(apart, key=lambda pair: -pair[0])[:ALONE]]
+        return [name for _, name in sorted(apart, key=lambda pair: -pair[0])]
 
     def assumed(self, n: int) -> dict[str, tuple[int, int]]:
         """(low, high) bytes of the largest allocation of each op that is only assumed at batch size `n`."""

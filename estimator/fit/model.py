@@ -217,9 +217,9 @@ class MemoryModel:
         """Whether any hidden allocation at batch size `n` is known only between bounds."""
         return self._calls.has_interval(n)
 
-    def bounds_alone(self, n: int) -> list[str]:
-        """The bounds of single calls that lie farthest from what is typical, "low@3" say: for `at`, the farthest first."""
-        return self._calls.bounds_alone(n)
+    def bounds_alone(self, n: int, least_bytes: int) -> list[str]:
+        """The bounds of single calls, for `at`, that lie at least so far from what is typical; the farthest first."""
+        return self._calls.bounds_alone(n, least_bytes)
 
     def assumed(self, n: int) -> dict[str, tuple[int, int]]:
         """(low, high) bytes of the largest hidden allocation of each op that is only assumed."""
@@ -228,7 +228,7 @@ class MemoryModel:
     def at(self, n: int, which: str = "typical") -> Ledger:
         """The ledger at batch size `n`; `which` of "low", "typical", "high" chooses where a rule has an interval.
 
-        One of `bounds_alone(n)` takes that bound in that call alone, and what is typical in all others.
+        One of `bounds_alone` takes that bound in that call alone, and what is typical in all others.
 
         Raises:
             ValueError: `n` is below 1.

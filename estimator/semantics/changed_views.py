@@ -3,7 +3,8 @@
 Where a view is changed in place, autograd makes it a new node. For tensors with data that is `AsStridedBackward0`, which
 lays the gradient into zeros of the base's size; for tensor subclasses the view is made again (`ViewBackward0`, say), which
 allocates nothing. `nn.InstanceNorm2d`, whose result is a view, before `nn.ReLU(inplace=True)` is such a case.
-Nodes that make zeros of that size themselves (`SelectBackward0`, `SliceBackward0`) are left as they are.
+Nodes that make zeros of that size themselves (`SelectBackward0`, `SliceBackward0`) are left as they are; several on one
+another make several, more than a real run. An older view of a base that was changed is not seen.
 
 Source: torch/csrc/autograd/variable.cpp, `VariableHooks::grad_fn`; `as_strided_backward` in FunctionsManual.cpp, 2.11;
 measured: the ops of a real backward pass on a CPU, 2.11 and 2.13, and an allocator history of CUDA, 2.11.

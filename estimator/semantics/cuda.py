@@ -40,8 +40,8 @@ def cuda_semantics(target: Target) -> Iterator[Overlay]:
     try:
         FakeTensorMode.cache_clear()
         for part in (
-            composites, kernels, inplace, changed_views, numbering, losses, attention, jagged, norms, cells, packed, encoder, optimizers,
-            unhandled,
+            composites, kernels, inplace, changed_views, numbering, losses, attention, jagged, norms, cells, packed, encoder,
+            optimizers, unhandled,
         ):  # fmt: skip
             part.install(overlay)
         rnn.install(overlay, autocast.install(overlay))
