@@ -1,6 +1,6 @@
 """Hold the estimator's answers for a CPU against real training steps on this one.
 
-    python -m benchmarks.cpu [--only CASE ...] [--batch N] [--more] [--steps 2] [--share 0.5] [--timeout 300] [--json OUT]
+    python -m benchmarks.cpu [--only CASE ...] [--batch N] [--more | --cases FILE] [--steps 2] [--share 0.5] [--timeout 300] [--json OUT]
                              [--check]
 
 For every case: most bytes of PyTorch's CPU allocator that were live at once, as torch.profiler saw them in real
@@ -22,15 +22,16 @@ from typing import Any
 HERE = Path(__file__).resolve().parent
 
 
-def measured(name: str, samples: int, steps: int, more: bool) -> dict[str, Any]:
+def measured(name: str, samples: int, steps: int, file: str | None) -> dict[str, Any]:
     """Peak of real steps; the work of a child process."""
     import torch
     from torch.profiler import ProfilerActivity, profile
 
     from benchmarks import procedure
+    from benchmarks.cases import load_cases
     from estimator.devices.process import live_peak_bytes
 
-    case = cases(more)[name]
+    case = load_cases(file)[name]
     torch.manual_seed(0)
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as recorded:
         kept = procedure.run(case, samples, "cpu", lambda phase: None, steps)
@@ -39,14 +40,15 @@ def measured(name: str, samples: int, steps: int, more: bool) -> dict[str, Any]:
     return {"peak": live_peak_bytes(recorded), "convolution": "aten::convolution" in names}
 
 
-def predicted(name: str, samples: int, steps: int, more: bool) -> dict[str, Any]:
+def predicted(name: str, samples: int, steps: int, file: str | None) -> dict[str, Any]:
     """Peak of the same steps, predicted; the work of a child process. Host tensors of a batch count on a CPU."""
     import estimator
+    from benchmarks.cases import load_cases
     from benchmarks.jobs import job_of
     from estimator import stages
 
     stages.TOTAL_STEPS = steps
-    est = estimator.estimate(job_of(cases(more)[name]), device="cpu")
+    est = estimator.estimate(job_of(load_cases(file)[name]), device="cpu")
     at = est.at(samples)
     return {
         "peak": at.peak_requested_bytes,
@@ -55,17 +57,10 @@ def predicted(name: str, samples: int, steps: int, more: bool) -> dict[str, Any]
     }
 
 
-def cases(more: bool) -> Any:
-    """The benchmark's cases by name."""
-    from benchmarks.cases import load_cases
-
-    return load_cases(str(HERE / "more_cases.py") if more else None)
-
-
 def ask(which: str, name: str, samples: int, options: argparse.Namespace) -> dict[str, Any]:
     """One of the two from a fresh process; {"error": ...} where it gives none."""
     command = [sys.executable, "-m", "benchmarks.cpu", "--child", which, "--only", name, "--batch", str(samples)]
-    command += ["--steps", str(options.steps)] + ["--more"] * options.more
+    command += ["--steps", str(options.steps), *(["--cases", options.cases] if options.cases else [])]
     try:
         said = subprocess.run(
             command, cwd=HERE.parent, capture_output=True, text=True, timeout=options.timeout, check=False
@@ -116,7 +111,11 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", nargs="+", metavar="CASE")
     parser.add_argument("--batch", type=int, help="samples; the smallest of the case's own if not given")
-    parser.add_argument("--more", action="store_true", help="the cases of more_cases.py")
+    which = parser.add_mutually_exclusive_group()
+    which.add_argument(
+        "--more", action="store_const", dest="cases", const=str(HERE / "more_cases.py"), help="the cases of more_cases.py"
+    )
+    which.add_argument("--cases", metavar="FILE", help="a file of cases, such as benchmarks/packed_cases.py")
     parser.add_argument("--steps", type=int, default=2)
     parser.add_argument("--timeout", type=float, default=300.0)
     parser.add_argument("--share", type=float, default=0.5, help="of the free memory that a case may take (0.5)")
@@ -126,9 +125,11 @@ def main() -> int:
     options = parser.parse_args()
     if options.child:
         work = measured if options.child == "measured" else predicted
-        print(json.dumps(work(options.only[0], options.batch, options.steps, options.more)))
+        print(json.dumps(work(options.only[0], options.batch, options.steps, options.cases)))
         return 0
-    known = cases(options.more)
+    from benchmarks.cases import load_cases
+
+    known = load_cases(options.cases)
     if unknown := [name for name in options.only or () if name not in known]:
         parser.error(f"no such case: {', '.join(unknown)}; there are {', '.join(known)}")
     print(f"{'case':34} {'batch':>6} {'predicted':>15} {'measured':>15} {'difference':>13} {'error':>10}")

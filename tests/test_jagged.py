@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
+from real_steps import real_peak
 from torch import Tensor, nn
 
 import estimator
@@ -27,9 +28,9 @@ pytestmark = pytest.mark.torch
 class Words(nn.Module):
     """Words of sentences that are not padded; with attention where it is asked for."""
 
-    def __init__(self, attends: bool = False) -> None:
+    def __init__(self, attends: bool = False, drop: float = 0.0) -> None:
         super().__init__()
-        self.embedding, self.attends = nn.Embedding(50, 16), attends
+        self.embedding, self.attends, self.drop = nn.Embedding(50, 16), attends, drop
         self.layers = nn.ModuleList(nn.Linear(16, 32) for _ in range(3))
         self.head = nn.Linear(32, 10)
 
@@ -38,7 +39,7 @@ class Words(nn.Module):
         q, k, v = (layer(x) for layer in self.layers)
         if self.attends:
             q, k, v = (t.unflatten(-1, [4, 8]).transpose(1, 2) for t in (q, k, v))
-            mixed = F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(-2)
+            mixed = F.scaled_dot_product_attention(q, k, v, dropout_p=self.drop).transpose(1, 2).flatten(-2)
         else:
             mixed = F.gelu(q * k) + v
         return self.head(mixed)
@@ -53,8 +54,12 @@ def loss(model: nn.Module, batch: Tensor) -> Tensor:
     return model(batch).values().square().mean()
 
 
-def job(**options: Any) -> estimator.TrainingJob:
-    return estimator.TrainingJob(model=lambda: Words(**options), batch=sentences, loss=loss, optimizer="adamw")
+def adamw(parameters: Any) -> torch.optim.Optimizer:
+    return torch.optim.AdamW(parameters)
+
+
+def job(make: Any = Words, **options: Any) -> estimator.TrainingJob:
+    return estimator.TrainingJob(model=lambda: make(**options), batch=sentences, loss=loss, optimizer="adamw")
 
 
 def test_a_batch_made_sample_by_sample_is_followed() -> None:
@@ -65,13 +70,28 @@ def test_a_batch_made_sample_by_sample_is_followed() -> None:
     assert on_gpu.at(9).peak_requested_bytes - on_gpu.at(6).peak_requested_bytes > 0
 
 
-def test_attention_of_jagged_tensors_on_a_cpu_is_named() -> None:
+@pytest.mark.parametrize("drop", [0.0, 0.1])
+def test_attention_of_jagged_tensors_on_a_cpu_takes_what_real_steps_take(drop: float) -> None:
+    """The math kernel, through nested tensors of the old layout: what the profiler sees of real steps, to the byte."""
+    real = real_peak(lambda: Words(attends=True, drop=drop), sentences, loss, adamw, samples=3, steps=2)
+    answer = estimator.estimate(job(attends=True, drop=drop), device="cpu", memory="1GiB", cross_check=False)
+    assert answer.at(3).peak_requested_bytes == real
+
+
+class Strided(Words):
+    """The layout that PyTorch had before jagged tensors."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(torch.nested.nested_tensor(list(super().forward(x).unbind())).to_padded_tensor(0.0))
+
+
+def test_the_strided_layout_is_named() -> None:
     with pytest.raises(MissingKernelError) as caught:
-        estimator.estimate(job(attends=True), device="cpu", cross_check=False)
+        estimator.estimate(job(make=Strided), device="cpu", cross_check=False)
     error = caught.value
     assert "aten._nested" in str(error.got)
-    assert "F.scaled_dot_product_attention(q, k, v)" in str(error.where)
-    assert "pad the sequences" in str(error.hint)
+    assert "torch.nested.nested_tensor(" in str(error.where)
+    assert "layout=torch.jagged" in str(error.hint)
 
 
 @pytest.mark.parametrize("case", ["jagged-fp32", "jagged-drop-amp", "jagged-starts-amp", "varlen-grouped-amp"])

@@ -9,6 +9,7 @@ from estimator.scratch import embedding as _embedding  # noqa: F401
 from estimator.scratch import foreach as _foreach  # noqa: F401
 from estimator.scratch import indexing as _indexing  # noqa: F401
 from estimator.scratch import loss as _loss  # noqa: F401
+from estimator.scratch import masks as _masks  # noqa: F401
 from estimator.scratch import matmul as _matmul  # noqa: F401
 from estimator.scratch import normalization as _normalization  # noqa: F401
 from estimator.scratch import recurrent as _recurrent  # noqa: F401

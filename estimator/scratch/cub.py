@@ -90,6 +90,29 @@ def scan_bytes(count: int, itemsize: int) -> int:
     return _parts(1, (_tiles(count, tile) + _LOOKBACK_PADDING) * 2 * itemsize)
 
 
+def sum_bytes(count: int, device: DeviceProfile) -> int:
+    """Storage to add up `count` elements as int32: one partial sum a block, of as many as the card runs, times five.
+
+    Source: CCCL, cub/device/dispatch/dispatch_reduce.cuh (`InvokePasses`, subscription factor); blocks of 256 threads
+    and one tile of 4,096 elements measured: simulated card, 7.5 to 12.0.
+    """
+    if count <= 4096:
+        return 1
+    blocks = (device.multiprocessor_count or 1) * (device.threads_per_multiprocessor // 256)
+    return _parts(blocks * 5 * 4)
+
+
+def select_bytes(count: int, device: DeviceProfile) -> int:
+    """Storage to keep those of `count` int64 places that are flagged.
+
+    Source: CCCL, cub/device/dispatch/dispatch_select_if.cuh; tiles measured: simulated card, 7.5, 8.0, 8.6, 8.9, 9.0,
+    10.0 and 12.0, 450 counts each.
+    """
+    capability = _capability(device)
+    tile = 2304 if capability == (8, 0) else 640 if capability < (9, 0) else 4224 if capability < (10, 0) else 3520
+    return _parts(1, (_tiles(count, tile) + _LOOKBACK_PADDING) * 8)
+
+
 def unique_by_key_bytes(count: int, itemsize: int, device: DeviceProfile) -> int:
     """Storage to keep the first of equal neighbours among `count` keys with a value each, both of `itemsize` bytes."""
     capability = _capability(device)

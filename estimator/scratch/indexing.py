@@ -11,6 +11,7 @@ from estimator.device import Target
 from estimator.graph import Op, TensorSpec
 from estimator.scratch.arguments import argument
 from estimator.scratch.cub import scan_bytes, sort_pairs_bytes
+from estimator.scratch.masks import MASKS, picked_count, search, table
 from estimator.scratch.reduction import contiguous, reduction
 from estimator.scratch.registry import Scratch, rule
 
@@ -18,13 +19,25 @@ Indices = list[tuple[int, TensorSpec]]
 """The indexing tensors, each with its dimension."""
 
 
-def _indices(given: tuple[TensorSpec | None, ...]) -> Indices:
-    return [(dim, spec) for dim, spec in enumerate(given) if spec is not None]
-
-
-def _by_value(indices: Indices) -> bool:
-    """Masks index by their values: sizes that no trace without data knows."""
-    return any(spec.dtype in ("bool", "uint8") for _, spec in indices)
+def _without_masks(
+    self: TensorSpec, given: tuple[TensorSpec | None, ...], picked: TensorSpec, target: Target
+) -> tuple[Indices, list[Scratch]]:
+    """The indices with the places that masks pick in the place of the masks, and what finding these takes."""
+    indices: Indices = []
+    found: list[Scratch] = []
+    dim = 0
+    for spec in given:
+        if spec is None or spec.dtype not in MASKS:
+            if spec is not None:
+                indices.append((dim, spec))
+            dim += 1
+            continue
+        rest = len(self.shape) - dim - len(spec.shape)
+        count = picked_count(spec, picked, rest)
+        found += search(spec, count, target)
+        indices += [(dim + n, places) for n, places in enumerate(table(spec, count))]
+        dim += len(spec.shape)
+    return indices, found
 
 
 def _long_copies(indices: Indices) -> list[Scratch]:
@@ -64,15 +77,10 @@ def _aligned_copies(indices: Indices) -> list[Scratch]:
 
 @rule("aten.index.Tensor")
 def index(op: Op, target: Target) -> list[Scratch]:
-    """32-bit indices in 64 bits, and indices of different shapes at full size.
-
-    Bound: masks take `nonzero` of their values, which no trace without data knows.
-    """
-    indices = _indices(op.args[1])
-    if not indices or _by_value(indices):
-        return []
-    found = [*_long_copies(indices), *_aligned_copies(indices)]
-    return [s._replace(when="before") for s in found]
+    """The places that masks pick, 32-bit indices in 64 bits, and indices of different shapes at full size."""
+    indices, found = _without_masks(op.args[0], op.args[1], op.outputs[0], target)
+    copies = [*_long_copies(indices), *_aligned_copies(indices)]
+    return [*found, *(s._replace(when="before") for s in copies)]
 
 
 def _bits(largest: int) -> int:
@@ -132,18 +140,21 @@ def sorted_put(
 def index_put(op: Op, target: Target) -> list[Scratch]:
     """Values put at indices: sorted where they are added up or the order must not matter.
 
-    Source: TensorAdvancedIndexing.cpp, `_index_put_impl_`.
-    Bound: masks take `nonzero` of their values, which no trace without data knows.
+    One value put where a mask says fills it.
+    Source: TensorAdvancedIndexing.cpp, `_index_put_impl_`, `canDispatchToMaskedFill`.
     """
     self, given, values = op.args[:3]
     accumulate: bool = argument(op, 3, "accumulate", False)
     unsafe: bool = op.name == "aten._index_put_impl_.default" and argument(op, 4, "unsafe", False)
-    indices = _indices(given)
-    if not indices or _by_value(indices):
+    if values.numel == 1 and not accumulate and any(i is not None and i.dtype in MASKS for i in given):
         return []
+    indices, found = _without_masks(self, given, values, target)
+    if not indices:
+        return []
+    found = [s._replace(when="after") for s in found] if op.name == "aten.index_put.default" else found
     if accumulate or (target.deterministic and values.numel > 1):
-        return sorted_put(self, indices, values, target, not unsafe)
-    return [*_long_copies(indices), *_aligned_copies(indices)]
+        return [*found, *sorted_put(self, indices, values, target, not unsafe)]
+    return [*found, *_long_copies(indices), *_aligned_copies(indices)]
 
 
 @rule("aten.index_add.default", "aten.index_add_.default")

@@ -18,7 +18,7 @@ _ORDERED = "the deterministic way sorts its indices, not modelled; about 40 byte
 UNMODELLED: dict[str, str] = {
     **dict.fromkeys(
         (
-            "aten.nonzero.default", "aten.masked_select.default", "aten._unique2.default", "aten.unique_dim.default",
+            "aten._unique2.default", "aten.unique_dim.default",
             "aten.unique_consecutive.default", "aten.repeat_interleave.Tensor", "aten.bincount.default",
         ),
         _VALUES,

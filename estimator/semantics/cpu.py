@@ -14,7 +14,17 @@ import torch
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 
 from estimator.device import Target
-from estimator.semantics import changed_views, composites, cpu_norms, cpu_numbers, cpu_rnn, inplace, overlay, packed
+from estimator.semantics import (
+    changed_views,
+    composites,
+    cpu_norms,
+    cpu_numbers,
+    cpu_rnn,
+    inplace,
+    jagged_math,
+    overlay,
+    packed,
+)
 from estimator.semantics.inference import without_inference_mode
 from estimator.semantics.overlay import HOST, Overlay
 
@@ -44,6 +54,7 @@ def cpu_semantics(target: Target) -> Iterator[CpuOverlay]:
         cpu_norms.install(laid)
         cpu_rnn.install(laid)
         packed.install(laid)
+        jagged_math.install(laid, on_host=True)
         cpu_numbers.install(laid)
         inplace.install(laid)
         changed_views.install(laid)

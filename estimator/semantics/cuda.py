@@ -18,6 +18,7 @@ from estimator.semantics import (
     encoder,
     inplace,
     jagged,
+    jagged_math,
     kernels,
     losses,
     norms,
@@ -44,6 +45,7 @@ def cuda_semantics(target: Target) -> Iterator[Overlay]:
             optimizers, unhandled,
         ):  # fmt: skip
             part.install(overlay)
+        jagged_math.install(overlay, on_host=False)
         rnn.install(overlay, autocast.install(overlay))
         devices.install(overlay)
         yield overlay

@@ -1,6 +1,7 @@
 """Attention of jagged tensors as CUDA runs it: the kernel is chosen in Python, for the sequences as they lie.
 
-Source: torch/nested/_internal/sdpa.py, 2.11 to 2.13; what it asks of C++ is in `attention_choice`.
+Source: torch/nested/_internal/sdpa.py, 2.11 to 2.13; what it asks of C++ is in `attention_choice`. The math kernel, which
+is a CPU's only one, is in `jagged_math`.
 """
 
 from __future__ import annotations

@@ -112,13 +112,13 @@ def _missing_kernel(error: BaseException, graph: StepGraph) -> MissingKernelErro
             hint="let the job take the plain way for this answer: F.scaled_dot_product_attention in the place of "
             "flex_attention, Python's own branches and loops in the place of torch.cond and while_loop",
         )  # fmt: skip
-    nested = "nested" in got  # attention of jagged tensors goes through the old layout where no fused kernel takes it
+    nested = "nested" in got
     return MissingKernelError(
         "an op has no kernel for tensors without data",
         got=got,
         where=_where(error, graph),
-        hint="pad the sequences and mask them (x.to_padded_tensor(0.0), attn_mask=): the strided layout of nested tensors "
-        "cannot be traced, and attention of jagged ones goes through it on a CPU and by the math kernel"
+        hint="the strided layout of nested tensors cannot be traced: make them jagged (layout=torch.jagged), or pad the "
+        "sequences and mask them"
         if nested
         else "register one with torch.library.register_fake, or allow a tiny real run (--allow-real-run)",
     )

@@ -27,7 +27,7 @@ from estimator.trace.fakes import Fakes
 from estimator.trace.lists import NOT_DONE, run_on_lists
 from estimator.trace.paths import ModulePaths
 from estimator.trace.results import DEVICE, HOST, collect, with_their_arguments
-from estimator.trace.shapes import CTC, ctc_loss, with_places
+from estimator.trace.shapes import SHAPED, shaped, with_places
 from estimator.trace.values import READERS, Follower, known_value, set_known
 from estimator.trace.wrappers import any_wrapper, is_composite, parts
 
@@ -235,6 +235,11 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         return bool(given) and self._on_device(given[0])
 
     def _run(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        if func in SHAPED:
+            with self._fake_mode:
+                found = shaped(func, args, known_value)
+            if found is not None:
+                return found
         if func in READERS:
             told = None if self.on_unknown is None else self.on_unknown(func)
             real = self.values.read(func, args, kwargs)
@@ -254,11 +259,6 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
                 return real.clone()
         args = with_places(func, args, known_value, self._fake_beside)
         check_rows(func, args, known_value, self._paths.current)
-        if func in CTC:
-            with self._fake_mode:
-                found = ctc_loss(func, args, known_value)
-            if found is not None:
-                return found
         out = run_on_lists(func, args, self._fake_mode)
         if out is NOT_DONE and (out := self._fake_mode.again(func, args, kwargs)) is NotImplemented:
             try:

@@ -13,9 +13,13 @@ _aten = torch.ops.aten
 _INDEXED = frozenset(
     {_aten.index.Tensor, _aten.index_put.default, _aten.index_put_.default, _aten._index_put_impl_.default}
 )
-CTC = frozenset(
-    {_aten._ctc_loss.Tensor, _aten._ctc_loss.default, _aten._ctc_loss_backward.Tensor, _aten._ctc_loss_backward.default}
-)
+SHAPED = frozenset(
+    {
+        _aten._ctc_loss.Tensor, _aten._ctc_loss.default, _aten._ctc_loss_backward.Tensor, _aten._ctc_loss_backward.default,
+        _aten.masked_select.default,
+    }
+)  # fmt: skip
+"""Ops whose results have shapes that hang on values."""
 
 
 def with_places(
@@ -41,7 +45,24 @@ def with_places(
     return (args[0], out, *args[2:])
 
 
-def ctc_loss(func: Any, args: tuple[Any, ...], known: Callable[[Any], Tensor | None]) -> Any:
+def shaped(func: Any, args: tuple[Any, ...], known: Callable[[Any], Tensor | None]) -> Any:
+    """Results of an op of `SHAPED`; None where the values that their shapes hang on are not known."""
+    return _masked_select(args[0], args[1], known) if func is _aten.masked_select.default else _ctc_loss(func, args, known)
+
+
+def _masked_select(x: Tensor, mask: Tensor, known: Callable[[Any], Tensor | None]) -> Tensor | None:
+    """As many elements as the mask picks, where that is known but they are not. Our own ops say it as `_picked_count`."""
+    count = mask.__dict__.get("_picked_count")
+    if count is None:
+        real = known(mask)
+        if real is None or known(x) is not None:
+            return None
+        with no_dispatch():
+            count = int(real.expand(torch.broadcast_shapes(x.shape, mask.shape)).sum())
+    return torch.empty(count, dtype=x.dtype, device=x.device)
+
+
+def _ctc_loss(func: Any, args: tuple[Any, ...], known: Callable[[Any], Tensor | None]) -> Any:
     """Results of a CTC loss, or of its backward pass: a contiguous one of the shape of the probabilities.
 
     Those of the loss are (batch,) and (batch, time, 2 * longest target + 1); None where the lengths are not known.

@@ -2,16 +2,22 @@
 
 Source: ATen/native/Embedding.cpp, TensorAdvancedIndexing.cpp, cpu/ScatterGatherKernel.cpp (`create_acc_buffer`,
 `can_use_expanded_index_path`), Sorting.cpp, TensorShape.cpp (`repeat`), torch 2.13; order measured with the profiler.
-Bound: what hangs on values (masks as indices, `masked_select`, `unique`) is not told: a few copies of the indices.
+Bound: what hangs on values (`unique`) is not told: a few copies of the indices.
 """
 
 from __future__ import annotations
 
+from itertools import zip_longest
+from math import prod
+
 from estimator.device import Target
 from estimator.graph import Op, TensorSpec
+from estimator.scratch.arguments import argument
 from estimator.scratch.cpu.call import Call
 from estimator.scratch.cpu.copies import contiguous
+from estimator.scratch.cpu.reduction import GRAIN_SIZE, reduce
 from estimator.scratch.cpu.threads import thread_count
+from estimator.scratch.masks import MASKS, picked_count, table_bytes
 from estimator.scratch.registry import Scratch, rule
 
 _REDUCED_FLOATS = ("float16", "bfloat16")
@@ -55,16 +61,49 @@ def _embedding_renorm(op: Op, target: Target) -> list[Scratch]:
 
 @rule("aten.index.Tensor", "aten.index_put.default", "aten.index_put_.default", "aten._index_put_impl_.default", kind="cpu")
 def _index(op: Op, target: Target) -> list[Scratch]:
-    """Indices that are not int64 are cast."""
+    """Masks become tables of places; indices that are not int64 are cast."""
     indices = [i for i in op.args[1] if isinstance(i, TensorSpec)]
     call = Call()
     if op.name == "aten.index_put.default":
         call.result()
+    _tables(call, op)
     for index in indices:
         if index.dtype == "int32":
             call.take(index.numel * 8)
     if op.name == "aten.index.Tensor":
         call.result()
+    return call.scratch()
+
+
+def _tables(call: Call, op: Op) -> None:
+    x, given = op.args[:2]
+    picked = op.outputs[0] if op.name == "aten.index.Tensor" else op.args[2]
+    if op.name != "aten.index.Tensor" and picked.numel == 1 and not argument(op, 3, "accumulate", False):
+        return  # one value fills the mask
+    dim = 0
+    for spec in given:
+        mask = spec is not None and spec.dtype in MASKS
+        dim += len(spec.shape) if mask else 1
+        if mask:
+            call.take(table_bytes(spec, picked_count(spec, picked, len(x.shape) - dim)))
+
+
+@rule("aten.masked_select.default", kind="cpu")
+def _masked_select(op: Op, target: Target) -> list[Scratch]:
+    """The mask is added up; several threads then take it as int64, and where each place goes.
+
+    Source: `masked_select_out_impl_cpu`.
+    """
+    x, mask = op.args[:2]
+    count = prod(max(sizes) for sizes in zip_longest(reversed(x.shape), reversed(mask.shape), fillvalue=1))
+    call = Call()
+    total = call.take(8)
+    reduce(call, TensorSpec("bool", (count,), (1,)), 1, "int64", target)
+    call.free(total)
+    call.result()
+    if count >= GRAIN_SIZE and thread_count(target) > 1:
+        call.take(count * 8)
+        call.take(count * 8)
     return call.scratch()
 
 
