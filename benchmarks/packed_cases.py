@@ -1,4 +1,4 @@
-"""Sequences one behind the other, without padding: jagged tensors with their attention, and `varlen_attn`.
+"""Sequences one behind the other, without padding: jagged tensors with their attention, `varlen_attn`, packed recurrent nets.
 
 Lengths are 64, 80, 96 and 112 in turn, so that a batch of four times as many samples has four times the tokens.
 """
@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.attention.varlen import varlen_attn
+from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 try:
     from benchmarks.cases import ADAMW, SGD, Batch, Case
@@ -95,6 +96,33 @@ class Varlen(nn.Module):
         return out
 
 
+class Tagger(nn.Module):
+    """A recurrent net over a packed batch: a score at each step, padded again or not, or one of the last state."""
+
+    def __init__(
+        self, kind: type[nn.RNNBase] = nn.LSTM, out: str = "padded", batch_first: bool = True, in_order: bool = True, **options: Any
+    ) -> None:
+        super().__init__()
+        self.embed, self.out, self.batch_first, self.in_order = nn.Embedding(VOCABULARY, 128), out, batch_first, in_order
+        self.body: Any = kind(128, 256, batch_first=batch_first, **options)
+        self.head = nn.Linear(512 if options.get("bidirectional") else 256, 50)
+
+    def forward(self, x: Tensor, lengths: Tensor) -> Tensor:
+        x = self.embed(x)
+        x = x if self.batch_first else x.transpose(0, 1)
+        result, state = self.body(
+            pack_padded_sequence(x, lengths, batch_first=self.batch_first, enforce_sorted=self.in_order)
+        )
+        if self.out == "last":
+            result = (state[0] if isinstance(state, tuple) else state)[-1]
+        elif self.out == "packed":
+            result = result.data
+        else:
+            result, _ = pad_packed_sequence(result, batch_first=self.batch_first)
+        out: Tensor = self.head(result)
+        return out
+
+
 def lengths(n: int) -> list[int]:
     return [64 + 16 * (i % 4) for i in range(n)]
 
@@ -111,6 +139,22 @@ def packed(n: int) -> Batch:
     """All tokens, and where each sentence begins."""
     starts = torch.tensor([0, *lengths(n)]).cumsum(0)
     return torch.randint(0, VOCABULARY, (int(starts[-1]),)), starts
+
+
+def padded(n: int) -> Batch:
+    return (torch.randint(0, VOCABULARY, (n, LONGEST)),)
+
+
+def tags(m: nn.Module, batch: Batch) -> Tensor:
+    """Lengths in falling order; the host's own, as torch wants them (a card that is simulated could not give them back)."""
+    given = torch.tensor(sorted(lengths(len(batch[0])), reverse=True))
+    out: Tensor = m(batch[0], given).float().square().mean()
+    return out
+
+
+def tags_in_any_order(m: nn.Module, batch: Batch) -> Tensor:
+    out: Tensor = m(batch[0], torch.tensor(lengths(len(batch[0])))).float().square().mean()
+    return out
 
 
 def values(m: nn.Module, batch: Batch) -> Tensor:
@@ -149,6 +193,13 @@ _ALL = [
     Case("jagged-starts-fp32", Encoder, packed, from_starts, ADAMW, "fp32", (8, 64)),
     Case("jagged-padded-fp32", Mixer, labelled, classify, ADAMW, "fp32", (8, 64)),
     Case("jagged-padded-amp", Mixer, labelled, classify, ADAMW, "amp-bf16", (8, 64)),
+    Case("packed-lstm", Tagger, padded, tags, ADAMW, "fp32", (8, 40)),
+    Case("packed-gru", _OF(Tagger, nn.GRU, out="packed"), padded, tags, ADAMW, "fp32", (8, 40)),
+    Case("packed-rnn", _OF(Tagger, nn.RNN, batch_first=False), padded, tags, SGD, "fp32", (8, 40)),
+    Case("packed-two", _OF(Tagger, num_layers=2, dropout=0.1), padded, tags, ADAMW, "fp32", (8, 40)),
+    Case("packed-both", _OF(Tagger, bidirectional=True), padded, tags, ADAMW, "fp32", (8, 40)),
+    Case("packed-last-amp", _OF(Tagger, out="last"), padded, tags, ADAMW, "amp-bf16", (8, 40)),
+    Case("packed-any-order", _OF(Tagger, in_order=False), padded, tags_in_any_order, ADAMW, "fp32", (8, 40)),
     Case("varlen-bf16", Varlen, packed, tokens, ADAMW, "bf16", (8, 64)),
     Case("varlen-grouped-amp", _OF(Varlen, kv_heads=2), packed, tokens, ADAMW, "amp-bf16", (8, 64)),
 ]

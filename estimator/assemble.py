@@ -67,7 +67,7 @@ def assemble(
         ),
         seconds=dict(seconds),
     )
-    answer._at, answer._device_at = evaluator.at, evaluator.device_at
+    answer._at, answer._device_at, answer._ledger_at = evaluator.at, evaluator.device_at, evaluator.ledger
     answer._graph = model.graph.fx
     answer._model = model
     return answer

@@ -152,6 +152,7 @@ class _Run(Stages):
             )
         if of is not None:
             answer._at, answer._device_at = lambda n: of(n).at(n), lambda n: of(n).device_at(n)
+            answer._ledger_at = lambda n: of(n).ledger(n)
         return answer
 
     def calibrate(self) -> list[StepGraph]:

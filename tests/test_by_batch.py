@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import accumulate
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -51,6 +53,9 @@ def test_each_size_has_the_bytes_of_its_own_trace(monkeypatch: pytest.MonkeyPatc
     assert [b.peak_allocated_bytes for b in said] == [28_694_016, 29_298_688]
     assert [b.peak_reserved_bytes for b in said] == [42 << 20, 42 << 20]
     assert [w.code for w in answer.warnings].count("each-batch-traced") == 1
+    for n, batch in zip((8, 32), said, strict=True):
+        live = accumulate(e.size_bytes if e.is_alloc else -e.size_bytes for e in answer.ledger(n).events)
+        assert max(live) == batch.peak_requested_bytes
 
 
 def test_the_largest_fits_and_the_next_does_not() -> None:

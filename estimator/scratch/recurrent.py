@@ -13,12 +13,15 @@ _GATES = {0: 1, 1: 1, 2: 4, 3: 3}
 """Gates by `cudnnRNNMode_t`: ReLU, tanh, LSTM, GRU."""
 
 
-def _work(self: TensorSpec, mode: int, hidden: int, layers: int, both: bool) -> Scratch:
+def _work(self: TensorSpec, batch_sizes: tuple[int, ...], mode: int, hidden: int, layers: int, both: bool) -> Scratch:
     """One array of gate activations of the whole sequence; what cuDNN takes may be that of every layer and direction.
 
+    Of a packed batch all sequences count as long as the longest.
+    Source: cuDNN API reference, `cudnnGetRNNTempSpaceSizes`: sizes follow the longest sequence and the batch size.
     Bound: from one half to twice what all layers and directions would take; not measured.
     """
-    one = self.shape[0] * self.shape[1] * hidden * _GATES.get(mode, 4) * self.itemsize
+    cells = len(batch_sizes) * batch_sizes[0] if batch_sizes else self.shape[0] * self.shape[1]
+    one = cells * hidden * _GATES.get(mode, 4) * self.itemsize
     return Scratch(one, confidence="assumed", low_bytes=one // 2, high_bytes=2 * one * layers * (2 if both else 1))
 
 
@@ -30,11 +33,9 @@ def cudnn_rnn(op: Op, target: Target) -> list[Scratch]:
     """
     self, mode, hidden, layers = op.args[0], op.args[6], op.args[7], op.args[9]
     batch_first, both, batch_sizes = op.args[10], op.args[13], op.args[14]
-    if batch_sizes:  # packed: (steps of all samples, features)
-        self = TensorSpec(self.dtype, (self.shape[0], 1, *self.shape[1:]), (0, 0, 0))
     found = [Scratch(self.nbytes, when="before")] if batch_first and not batch_sizes else []
     made = sum(1 for spec in op.outputs[:3] if spec.numel) + (op.args[3] is None)
-    return [*found, *_reserve(op, mode), _work(self, mode, hidden, layers, both)._replace(results_before=made)]
+    return [*found, *_reserve(op, mode), _work(self, batch_sizes, mode, hidden, layers, both)._replace(results_before=made)]
 
 
 def _reserve(op: Op, mode: int) -> list[Scratch]:
@@ -59,10 +60,8 @@ def cudnn_rnn_backward(op: Op, target: Target) -> list[Scratch]:
     states = [s for s, given in ((hx, grad_hy), (cx, grad_cy)) if s is not None and given is None]
     found = [Scratch(s.nbytes, when="before") for s in states]
     packed = bool(batch_sizes)
-    if packed:
-        self = TensorSpec(self.dtype, (self.shape[0], 1, *self.shape[1:]), (0, 0, 0))
     copies = batch_first and not packed
-    work = _work(self, mode, hidden, layers, both)
+    work = _work(self, batch_sizes, mode, hidden, layers, both)
     inputs = 2 + (cx is not None)
     if copies:
         found.append(Scratch(self.nbytes, when="before", freed_after=1))

@@ -73,6 +73,6 @@ def _strided(x: Any, on_host: bool) -> tuple[Tensor, list[Shape]]:
     """The buffer and the shapes of a jagged tensor (batch, heads, tokens, columns) in the strided layout."""
     lengths = x._offsets[1:] - x._offsets[:-1]
     values = x.transpose(1, 2).values()
-    shapes = [(values.shape[1], int(n), values.shape[2]) for n in lengths]
+    shapes = [(values.shape[1], n, values.shape[2]) for n in lengths.tolist()]
     buffer: Tensor = nested.FromValues.apply(values, Tables(len(shapes), on_host))
     return buffer, shapes

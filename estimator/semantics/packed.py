@@ -5,6 +5,8 @@ Source: aten/src/ATen/native/PackedSequence.cpp, 2.13; measured against the 2.11
 
 from __future__ import annotations
 
+import operator
+from bisect import bisect_left
 from typing import Any, ClassVar
 
 import torch
@@ -56,12 +58,17 @@ def _counts(lengths: Tensor) -> list[int]:
     return counts
 
 
+def _reaching(falling: list[int]) -> list[int]:
+    """How many of falling numbers are above 0, above 1, and so on below the first: of lengths, the sequences at each step."""
+    return [bisect_left(falling, -above, key=operator.neg) for above in range(falling[0])]
+
+
 class _Pack(torch.autograd.Function):
     """Pack a padded batch: the steps that hold as many sequences together, then all of them in one tensor."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, lengths: Tensor, counts: list[int], batch_first: bool) -> Any:
-        ctx.batch_sizes = [sum(1 for n in counts if n > t) for t in range(max(counts))]
+        ctx.batch_sizes = _reaching(counts)
         ctx.shape, ctx.batch_first = x.shape, batch_first
         with torch._C._AutoDispatchBelowAutograd():
             steps = x.transpose(0, 1) if batch_first else x
@@ -127,5 +134,5 @@ def _pad_packed(
         block = data[place : place + rows]
         output[first:t][:, :size].copy_(block.view(t - first, size, *data.shape[1:]))
         first, place = t, place + rows
-    lengths = torch.tensor([sum(1 for s in sizes if s > i) for i in range(sizes[0])])
+    lengths = torch.tensor(_reaching(sizes))
     return output.transpose(0, 1) if batch_first else output, lengths

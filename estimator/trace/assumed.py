@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensor
 from torch.utils._mode_utils import no_dispatch
 
 from estimator.errors import DataDependentError
@@ -95,10 +96,10 @@ class AssumedNumbers:
 
     @contextlib.contextmanager
     def handed_out(self) -> Iterator[None]:
-        """Let `.item()` hand out assumed numbers as what they are."""
+        """Let `.item()` hand out assumed numbers as what they are, and `.tolist()` all that is known at once."""
 
         def item(t: Tensor) -> Any:
-            known = self._at_hand(t)
+            known = self._at_hand(t) if t.numel() == 1 else None
             if known is not None:  # a step counter, read at every step for each parameter: not worth a dispatch
                 with no_dispatch():
                     return plain(known)
@@ -106,12 +107,21 @@ class AssumedNumbers:
             value = plain(t)
             return AssumedNumber(value) if self._fresh and type(value) is float else value
 
-        plain = Tensor.item
+        def tolist(t: FakeTensor) -> Any:
+            known = self._at_hand(t)  # the lengths of a batch: torch would make a tensor of each
+            if known is None:
+                return plain_list(t)
+            with no_dispatch():
+                return known.tolist()
+
+        plain, plain_list = Tensor.item, FakeTensor.tolist
         own = "item" in vars(Tensor)
         Tensor.item = item  # type: ignore[method-assign, assignment]
+        FakeTensor.tolist = tolist  # type: ignore[method-assign, assignment]
         try:
             yield
         finally:
+            FakeTensor.tolist = plain_list  # type: ignore[method-assign]
             if own:
                 Tensor.item = plain  # type: ignore[method-assign]
             else:

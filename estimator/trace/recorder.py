@@ -279,8 +279,8 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         return out
 
     def _at_hand(self, t: Tensor) -> Tensor | None:
-        """The number that a fake of one element stands for, unless a real run is to tell what is read."""
-        if self.on_unknown is not None or t.__class__ is not FakeTensor or t.numel() != 1:
+        """The numbers that a fake stands for, unless a real run is to tell what is read."""
+        if self.on_unknown is not None or t.__class__ is not FakeTensor:
             return None
         return known_value(t)
 

@@ -17,6 +17,8 @@ from torch._subclasses.fake_tensor import FakeTensor
 from torch.utils._mode_utils import no_dispatch
 from torch.utils._pytree import tree_leaves, tree_map_only
 
+from estimator.trace.constants import FILLERS, makes_constant
+from estimator.trace.results import collect
 from estimator.trace.uniform import healthy_result, looks_for_nan, may_be_uniform, uniform_result
 
 DISCRETE_LIMIT_COUNT = 1 << 23
@@ -89,6 +91,7 @@ def _small(t: Tensor) -> bool:
 
 
 def _to_known(value: Any) -> Any:
+    """The arguments of an op with the real values of its tensors."""
     return tree_map_only(Tensor, known_value, value)
 
 
@@ -126,7 +129,7 @@ class Follower:
         if found is None:
             found = self._kinds[func] = _Kind(
                 func._schema.is_mutable, torch.Tag.nondeterministic_seeded in func.tags, func.is_view,
-                may_be_uniform(func), looks_for_nan(func), _FILLERS.get(func._schema.name),
+                may_be_uniform(func), looks_for_nan(func), FILLERS.get(func._schema.name),
             )  # fmt: skip
         return found
 
@@ -156,11 +159,11 @@ class Follower:
             with no_dispatch():
                 out._known = Known(_filled(out, filler(args)))  # type: ignore[attr-defined]
             return
-        given = [t for t in tree_leaves((args, kwargs)) if isinstance(t, Tensor)]
+        given = _tensors(args, kwargs)
         values = [known_value(t) for t in given]
         if random and not self._known_although_random(given, out):
             values = [None]
-        if any(v is None for v in values) or (not given and not _makes_constant(func, random)):
+        if any(v is None for v in values) or (not given and not makes_constant(func, random)):
             if mutable:
                 _forget(func, args, kwargs, given)
             elif isinstance(out, Tensor):
@@ -168,7 +171,9 @@ class Follower:
             return
         with no_dispatch(), torch.no_grad():
             try:
-                real = func(*_to_known(args), **_to_known(_on_host(kwargs)))
+                if given:
+                    args, kwargs = _to_known(args), _to_known(kwargs)
+                real = func(*args, **_on_host(kwargs))
                 if func._schema.name == "aten::randint":
                     real.fill_(_middle(func, args))
             except Exception:  # an op the host cannot do (half-precision corner cases): its value is just not known
@@ -212,13 +217,16 @@ class Follower:
     def _known_although_random(self, given: list[Tensor], out: Any) -> bool:
         """Integers of the host's batch, what the host draws beside the device, a single number; never other data."""
         if self.random_is_known:
-            return all(is_discrete(t) for t in tree_leaves(out) if isinstance(t, Tensor))
+            return all(is_discrete(t) for t in _tensors((out,), {}))
         if not self._host_is_apart:  # one number drawn for a branch (is this layer dropped?), as on a GPU's host
-            return not given and all(t.dim() == 0 for t in tree_leaves(out) if isinstance(t, Tensor))
+            return not given and all(t.dim() == 0 for t in _tensors((out,), {}))
         return _all_on_host(given, out)
 
     @staticmethod
     def _attach(out: Any, real: Any, given: list[Tensor], values: list[Any]) -> None:
+        if not given and isinstance(out, Tensor) and isinstance(real, Tensor):  # made of Python numbers alone
+            out._known = Known(real)  # type: ignore[attr-defined]
+            return
         owners = {
             v.untyped_storage()._cdata: g.__dict__["_known"].valid
             for g, v in zip(given, values, strict=True)
@@ -231,15 +239,23 @@ class Follower:
     @staticmethod
     def read(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """The real result of an op that reads values, or None where one of its inputs is not known."""
-        given = [t for t in tree_leaves((args, kwargs)) if isinstance(t, Tensor)]
+        given = _tensors(args, kwargs)
         if any(known_value(t) is None for t in given):
             return None
         with no_dispatch(), torch.no_grad():
             return func(*_to_known(args), **_to_known(_on_host(kwargs)))
 
 
+def _tensors(args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Tensor]:
+    found: list[Tensor] = []
+    collect(args, found)
+    if kwargs:
+        collect(tuple(kwargs.values()), found)
+    return found
+
+
 def _all_on_host(given: list[Tensor], out: Any) -> bool:
-    tensors = given or [t for t in tree_leaves(out) if isinstance(t, Tensor)]
+    tensors = given or _tensors((out,), {})
     return all(t.device.type == "cpu" and t.device.index is None for t in tensors)
 
 
@@ -247,43 +263,6 @@ def _middle(func: Any, args: tuple[Any, ...]) -> int:
     """One value for all random integers of a batch: no branch may hang on luck, or on how many samples there are."""
     low, high = (args[0], args[1]) if func._overloadname.startswith("low") else (0, args[0])
     return int((low + high) // 2)
-
-
-_CONSTANTS = frozenset(
-    {
-        "ones",
-        "zeros",
-        "full",
-        "arange",
-        "scalar_tensor",
-        "linspace",
-        "eye",
-        "tril_indices",
-        "triu_indices",
-        "logspace",
-        "empty",
-    }
-)
-# Constructors of one value, which take at most the shape of their argument, not its values.
-_FILLERS: dict[str, Callable[[tuple[Any, ...]], Any]] = {
-    "aten::ones_like": lambda args: 1,
-    "aten::zeros_like": lambda args: 0,
-    "aten::full_like": lambda args: args[1],
-    "aten::new_ones": lambda args: 1,
-    "aten::new_zeros": lambda args: 0,
-    "aten::new_full": lambda args: args[2],
-    "aten::ones": lambda args: 1,
-    "aten::zeros": lambda args: 0,
-    "aten::full": lambda args: args[1],
-}
-_RANDOM = frozenset({"randint", "randperm", "rand", "randn"})
-
-
-def _makes_constant(func: Any, random: bool) -> bool:
-    if not random and torch.Tag.pointwise in func.tags:
-        return True  # of Python numbers alone, such as `torch.div(x.size(1), 2)`
-    name = func._schema.name.removeprefix("aten::")
-    return name in (_RANDOM if random else _CONSTANTS)
 
 
 def _writes_known(args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
