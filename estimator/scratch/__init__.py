@@ -11,6 +11,7 @@ from estimator.scratch import indexing as _indexing  # noqa: F401
 from estimator.scratch import loss as _loss  # noqa: F401
 from estimator.scratch import masks as _masks  # noqa: F401
 from estimator.scratch import matmul as _matmul  # noqa: F401
+from estimator.scratch import matrix_exp as _matrix_exp  # noqa: F401
 from estimator.scratch import normalization as _normalization  # noqa: F401
 from estimator.scratch import recurrent as _recurrent  # noqa: F401
 from estimator.scratch import reduction as _reduction  # noqa: F401

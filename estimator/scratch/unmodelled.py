@@ -30,7 +30,7 @@ UNMODELLED: dict[str, str] = {
             "aten._linalg_solve_ex.default", "aten.linalg_lu_factor_ex.default", "aten.linalg_lu.default",
             "aten._linalg_det.default", "aten._linalg_slogdet.default", "aten.linalg_lstsq.default",
             "aten.linalg_solve_triangular.default", "aten.triangular_solve.default", "aten.cholesky_solve.default",
-            "aten.cholesky_inverse.default", "aten.geqrf.default", "aten.ormqr.default", "aten.linalg_matrix_exp.default",
+            "aten.cholesky_inverse.default", "aten.geqrf.default", "aten.ormqr.default",
             "aten.linalg_householder_product.default", "aten.linalg_ldl_factor_ex.default",
         ),
         _SOLVER,

@@ -20,6 +20,7 @@ from estimator.semantics import (
     cpu_norms,
     cpu_numbers,
     cpu_rnn,
+    drawn,
     inplace,
     jagged_math,
     overlay,
@@ -58,6 +59,7 @@ def cpu_semantics(target: Target) -> Iterator[CpuOverlay]:
         cpu_numbers.install(laid)
         inplace.install(laid)
         changed_views.install(laid)
+        drawn.install(laid)
         without_inference_mode(laid)
         yield laid
     finally:

@@ -15,6 +15,7 @@ from estimator.semantics import (
     changed_views,
     composites,
     devices,
+    drawn,
     encoder,
     inplace,
     jagged,
@@ -42,7 +43,7 @@ def cuda_semantics(target: Target) -> Iterator[Overlay]:
         FakeTensorMode.cache_clear()
         for part in (
             composites, kernels, inplace, changed_views, numbering, losses, attention, jagged, norms, cells, packed, encoder,
-            optimizers, unhandled,
+            optimizers, unhandled, drawn,
         ):  # fmt: skip
             part.install(overlay)
         jagged_math.install(overlay, on_host=False)
