@@ -96,7 +96,7 @@ class AssumedNumbers:
 
     @contextlib.contextmanager
     def handed_out(self) -> Iterator[None]:
-        """Let `.item()` hand out assumed numbers as what they are, and `.tolist()` all that is known at once."""
+        """Let `.item()` hand out assumed numbers as what they are, `.tolist()` and `.numpy()` all that is known at once."""
 
         def item(t: Tensor) -> Any:
             known = self._at_hand(t) if t.numel() == 1 else None
@@ -114,14 +114,23 @@ class AssumedNumbers:
             with no_dispatch():
                 return known.tolist()
 
+        def numpy(t: FakeTensor, **options: Any) -> Any:
+            known = self._at_hand(t)
+            if known is None:
+                raise DataDependentError("the step takes to NumPy what only a real run has", got="Tensor.numpy()")
+            with no_dispatch():
+                return known.numpy(**options)
+
         plain, plain_list = Tensor.item, FakeTensor.tolist
         own = "item" in vars(Tensor)
         Tensor.item = item  # type: ignore[method-assign, assignment]
         FakeTensor.tolist = tolist  # type: ignore[method-assign, assignment]
+        FakeTensor.numpy = numpy  # type: ignore[method-assign, assignment]
         try:
             yield
         finally:
             FakeTensor.tolist = plain_list  # type: ignore[method-assign]
+            del FakeTensor.numpy
             if own:
                 Tensor.item = plain  # type: ignore[method-assign]
             else:

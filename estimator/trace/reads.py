@@ -55,7 +55,7 @@ def record_reads(job: TrainingJob, batch_size: int, steps: int) -> Reads:
     """
     reads = Reads()
     try:
-        with random_kept(), _OnHost(), Reading(reads):
+        with random_kept(seed=0), _OnHost(), Reading(reads):
             _run(job, batch_size, steps)
     except Exception as error:
         raise TraceError(

@@ -237,7 +237,7 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def _run(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         if func in SHAPED:
             with self._fake_mode:
-                found = shaped(func, args, known_value)
+                found = shaped(func, args, known_value, self._warn)
             if found is not None:
                 return found
         if func in READERS:

@@ -16,7 +16,7 @@ _INDEXED = frozenset(
 SHAPED = frozenset(
     {
         _aten._ctc_loss.Tensor, _aten._ctc_loss.default, _aten._ctc_loss_backward.Tensor, _aten._ctc_loss_backward.default,
-        _aten.masked_select.default,
+        _aten.masked_select.default, _aten.bincount.default,
     }
 )  # fmt: skip
 """Ops whose results have shapes that hang on values."""
@@ -45,9 +45,30 @@ def with_places(
     return (args[0], out, *args[2:])
 
 
-def shaped(func: Any, args: tuple[Any, ...], known: Callable[[Any], Tensor | None]) -> Any:
-    """Results of an op of `SHAPED`; None where the values that their shapes hang on are not known."""
+def shaped(func: Any, args: tuple[Any, ...], known: Callable[[Any], Tensor | None], warn: Callable[[str, str], None]) -> Any:
+    """Results of an op of `SHAPED`; None where the values that their shapes hang on are not known.
+
+    `warn(code, text)` is told what is taken for granted.
+    """
+    if func is _aten.bincount.default:
+        return _bincount(*args, known=known, warn=warn)
     return _masked_select(args[0], args[1], known) if func is _aten.masked_select.default else _ctc_loss(func, args, known)
+
+
+def _bincount(
+    x: Tensor, weights: Tensor | None = None, minlength: int = 0, *, known: Callable[[Any], Tensor | None], warn: Callable[[str, str], None]
+) -> Tensor | None:
+    """As many counts as are asked for at least, as for codes or classes that are numbered below that.
+
+    Source: aten/src/ATen/native/SummaryOps.cpp, `_bincount_cpu_template`, 2.13: types of the result.
+    """
+    if minlength < 1 or known(x) is not None:
+        return None
+    warn("values-assumed", f"torch.bincount(minlength={minlength}): all values are taken to lie below {minlength}")
+    dtype = torch.int64 if weights is None else weights.dtype if weights.dtype is torch.float32 else torch.float64
+    return torch.empty(minlength, dtype=dtype, device=x.device)
+
+
 
 
 def _masked_select(x: Tensor, mask: Tensor, known: Callable[[Any], Tensor | None]) -> Tensor | None:

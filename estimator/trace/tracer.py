@@ -206,9 +206,13 @@ def _counts(model: nn.Module) -> dict[str, int]:
 
 @contextlib.contextmanager
 def _undisturbed() -> Iterator[None]:
-    """Keep the random state, and hold Python's garbage collector so that lifetimes repeat exactly."""
+    """Keep the random state, and hold Python's garbage collector so that lifetimes repeat exactly.
+
+    Every trace draws the same numbers: Python gives forked processes others, and layers that are dropped by them must be the
+    same at each batch size, and in each answer to the same question.
+    """
     gc.collect()
-    with not_collected(), heap_set_aside(), random_kept(), warnings.catch_warnings():
+    with not_collected(), heap_set_aside(), random_kept(seed=0), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         yield
 

@@ -219,7 +219,7 @@ class Follower:
         if self.random_is_known:
             return all(is_discrete(t) for t in _tensors((out,), {}))
         if not self._host_is_apart:  # one number drawn for a branch (is this layer dropped?), as on a GPU's host
-            return not given and all(t.dim() == 0 for t in _tensors((out,), {}))
+            return not given and all(t.numel() == 1 for t in _tensors((out,), {}))
         return _all_on_host(given, out)
 
     @staticmethod
