@@ -8,6 +8,7 @@ from estimator.scratch import distance as _distance  # noqa: F401
 from estimator.scratch import embedding as _embedding  # noqa: F401
 from estimator.scratch import foreach as _foreach  # noqa: F401
 from estimator.scratch import indexing as _indexing  # noqa: F401
+from estimator.scratch import jagged as _jagged  # noqa: F401
 from estimator.scratch import loss as _loss  # noqa: F401
 from estimator.scratch import masks as _masks  # noqa: F401
 from estimator.scratch import matmul as _matmul  # noqa: F401

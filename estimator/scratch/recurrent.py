@@ -51,13 +51,15 @@ def _reserve(op: Op, mode: int) -> list[Scratch]:
 
 @rule("aten._cudnn_rnn_backward.default")
 def cudnn_rnn_backward(op: Op, target: Target) -> list[Scratch]:
-    """Zeros for gradients of states that nobody used, copies for batch-first input, the work space twice.
+    """Zeros for gradients of outputs and states that nobody used, copies for batch-first input, the work space twice.
 
     Source: RNN.cpp, `_cudnn_rnn_backward`, `_cudnn_rnn_backward_input`, `_cudnn_rnn_backward_weight`.
     """
     self, hx, cx, grad_hy, grad_cy = op.args[0], op.args[4], op.args[5], op.args[8], op.args[9]
     mode, hidden, layers, batch_first, both, batch_sizes = (op.args[n] for n in (10, 11, 13, 14, 17, 18))
-    states = [s for s, given in ((hx, grad_hy), (cx, grad_cy)) if s is not None and given is None]
+    output, grad_output = op.args[6], op.args[7]
+    unused = ((output, grad_output), (hx, grad_hy), (cx, grad_cy))
+    states = [s for s, given in unused if s is not None and given is None]
     found = [Scratch(s.nbytes, when="before") for s in states]
     packed = bool(batch_sizes)
     copies = batch_first and not packed

@@ -172,3 +172,25 @@ def _foreach_binary(op: Op, target: Target) -> list[Scratch]:
         common = result_dtype(pair)
         iterate(call, pair, in_place=is_in_place(op), common=as_float(common) if to_float else common)
     return call.scratch()
+
+
+@rule("aten.native_dropout.default", kind="cpu")
+def _dropout(op: Op, target: Target) -> list[Scratch]:
+    """The mask as floats, then the number that the product is scaled by. Source: Dropout.cpp, `native_dropout_cpu`."""
+    x, call = op.args[0], Call()
+    call.result()
+    iterate(call, (x, TensorSpec("bool", x.shape, x.stride)), in_place=False)
+    iterate(call, (x, 1.0), in_place=True)
+    return call.scratch()
+
+
+@rule("aten.native_dropout_backward.default", kind="cpu")
+def _dropout_backward(op: Op, target: Target) -> list[Scratch]:
+    """The product of gradient and mask, which is then scaled. Source: Dropout.cpp, `native_dropout_backward`."""
+    grad, mask = op.args[:2]
+    call = Call()
+    product = call.take(grad.nbytes)
+    iterate(call, (grad, mask), in_place=False, result=False)
+    iterate(call, (grad, 1.0), in_place=False)
+    call.free(product)
+    return call.scratch()
