@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import json
-from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F
 from real_steps import real_peak
+from recorded import first_run
 from torch import Tensor, nn
 
 import estimator
-from benchmarks.packed_cases import CASES
 from estimator.counts import step_flops
 from estimator.device import Target
 from estimator.devices import resolve_device
@@ -22,8 +20,6 @@ from estimator.graph import Op, StepGraph, TensorSpec
 from estimator.scratch import scratch_of
 from estimator.semantics import jagged
 from estimator.semantics.attention_choice import Call, Rules
-
-TRUTH = Path(__file__).parents[1] / "benchmarks" / "truth"
 
 pytestmark = pytest.mark.torch
 
@@ -131,17 +127,9 @@ def test_the_strided_layout_is_named() -> None:
 @pytest.mark.parametrize("case", ["jagged-fp32", "jagged-drop-amp", "jagged-starts-amp", "varlen-grouped-amp"])
 def test_attention_without_padding_takes_what_cuda_takes(case: str) -> None:
     """Every allocation of the recorded runs (8.0) is predicted: the peaks agree to the byte."""
-    truth = json.loads((TRUTH / "simulated_packed_sm80.json").read_text())
-    run = next(e for e in truth["cases"] if e["case"] == case)["runs"][0]
-    of = CASES[case]
-    the_job = estimator.TrainingJob(
-        model=of.model, batch=of.batch, loss=of.loss, optimizer="adamw", precision=of.precision
-    )
-    answer = estimator.estimate(
-        the_job, device="a100-80gb", memory="1GiB", torch_version=truth["torch_version"].split("+")[0], cross_check=False
-    ).at(run["batch"])
-    for peak in ("requested", "allocated", "reserved"):
-        assert getattr(answer, f"peak_{peak}_bytes") == run[f"peak_{peak}"], peak
+    run, predicted = first_run(case)
+    for peak, size_bytes in predicted.items():
+        assert size_bytes == run[f"peak_{peak}"], peak
 
 
 @pytest.mark.parametrize(

@@ -2,23 +2,19 @@
 
 from __future__ import annotations
 
-import json
-from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F
 from real_steps import real_peak
+from recorded import first_run
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 import estimator
-from benchmarks.packed_cases import CASES
 from estimator import stages
 from estimator.errors import TraceError
-
-TRUTH = Path(__file__).parents[1] / "benchmarks" / "truth"
 
 pytestmark = pytest.mark.torch
 
@@ -90,14 +86,6 @@ def test_lengths_on_the_device_are_refused_as_torch_refuses_them() -> None:
 def test_cuda_takes_what_was_recorded(case: str) -> None:
     """The allocations of a simulated card (8.0), which takes cuDNN's spaces as we do: by the longest sequence. With only the
     last state used, cuDNN is given zeros for the gradient of the output."""
-    truth = json.loads((TRUTH / "simulated_packed_sm80.json").read_text())
-    run = next(e for e in truth["cases"] if e["case"] == case)["runs"][0]
-    of = CASES[case]
-    the_job = estimator.TrainingJob(
-        model=of.model, batch=of.batch, loss=of.loss, optimizer="adamw", precision=of.precision
-    )
-    answer = estimator.estimate(
-        the_job, device="a100-80gb", memory="640MiB", torch_version=truth["torch_version"].split("+")[0], cross_check=False
-    ).at(run["batch"])
+    run, predicted = first_run(case)
     for peak in ("requested", "allocated"):
-        assert getattr(answer, f"peak_{peak}_bytes") == run[f"peak_{peak}"], peak
+        assert predicted[peak] == run[f"peak_{peak}"], peak
