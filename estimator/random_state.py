@@ -41,3 +41,24 @@ def _start_from(seed: int) -> None:
         torch.default_generator.manual_seed(seed)
     if (numpy := sys.modules.get("numpy")) is not None:
         numpy.random.seed(seed)
+
+
+def drawn_from() -> Callable[[], list[str]]:
+    """Whose random numbers are drawn from here on: the function that is given back names them (Python, NumPy, PyTorch)."""
+    before = _fingerprints()
+
+    def drawn() -> list[str]:
+        now = _fingerprints()
+        return [name for name, state in before.items() if now[name] != state]
+
+    return drawn
+
+
+def _fingerprints() -> dict[str, object]:
+    found: dict[str, object] = {"Python": random.getstate()}
+    if (numpy := sys.modules.get("numpy")) is not None:
+        kind, keys, *rest = numpy.random.get_state()
+        found["NumPy"] = (kind, keys.tobytes(), *rest)
+    if (torch := sys.modules.get("torch")) is not None:
+        found["PyTorch"] = bytes(torch.default_generator.get_state().tolist())
+    return found

@@ -75,7 +75,14 @@ def test_layers_that_are_dropped_are_the_same_at_each_batch_size(decide: Any, de
     first, second = answer(decide, device), answer(decide, device)
     assert random.getstate() == state
     assert first.at(100).peak_requested_bytes == second.at(100).peak_requested_bytes
-    assert "each-batch-traced" not in [w.code for w in first.warnings]
+    said = [w.code for w in first.warnings]
+    assert "each-batch-traced" not in said
+    assert "host-random" in said
+
+
+def test_numbers_that_only_the_device_draws_are_no_remark() -> None:
+    said = answer(lambda net, x, lengths: F.dropout(net.layers[0](x), 0.1), "a100-80gb").warnings
+    assert "host-random" not in [w.code for w in said]
 
 
 def sgd(parameters: Any) -> torch.optim.Optimizer:

@@ -17,7 +17,7 @@ from estimator.errors import JobError
 from estimator.graph import StepGraph
 from estimator.heap import heap_set_aside, not_collected
 from estimator.job import TrainingJob
-from estimator.random_state import random_kept
+from estimator.random_state import drawn_from, random_kept
 from estimator.trace.after import run_after_steps
 from estimator.trace.batches import batch_maker
 from estimator.trace.build import lent, make_model, register_storages
@@ -97,10 +97,12 @@ def trace(
         if (decisions := decisions_of(runner.optimizer, steps)) is not None:
             recorder.on_unknown = either(recorder.on_unknown, decisions.next_at)
             graph.warnings.append(("lbfgs-curvature", remark_of(runner.optimizer)))
+        drawn = drawn_from()
         for index in range(steps):
             runner.run(index, batch_size)
             _collect_cycles(graph, recorder, index)
         run_after_steps(runner, batch_size)
+        graph.warnings.extend(_decided_by_chance(drawn()))
         graph.facts.update(_counts(model))
         recorder.recording = False
         if remark := getattr(runner.make_batch, "remark", ""):
@@ -114,6 +116,19 @@ def trace(
     del graph.events[ended:]
     _order_deaths(graph)
     return graph
+
+
+def _decided_by_chance(drawn: list[str]) -> list[tuple[str, str]]:
+    """What is to be said of a step that draws numbers on the host: they may drop a layer, or only mix two samples."""
+    if not drawn:
+        return []
+    return [
+        (
+            "host-random",
+            f"the step draws random numbers on the host ({', '.join(drawn)}): if it decides by them, as where layers are dropped, the "
+            "answer is for what was drawn here, from seed 0; a step that drops less takes more",
+        )
+    ]
 
 
 def _order_deaths(graph: StepGraph) -> None:
