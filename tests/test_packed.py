@@ -14,7 +14,11 @@ from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 import estimator
 from estimator import stages
+from estimator.device import Target
+from estimator.devices import resolve_device
 from estimator.errors import TraceError
+from estimator.graph import Op, TensorSpec
+from estimator.scratch import scratch_of
 
 pytestmark = pytest.mark.torch
 
@@ -89,3 +93,13 @@ def test_cuda_takes_what_was_recorded(case: str) -> None:
     run, predicted = first_run(case)
     for peak in ("requested", "allocated"):
         assert predicted[peak] == run[f"peak_{peak}"], peak
+
+
+@pytest.mark.parametrize("strides", [(4800, 96, 1), (96, 6144, 1)], ids=["batch-first", "time-first"])
+def test_a_gradient_that_lies_batch_first_is_copied(strides: tuple[int, int, int]) -> None:
+    """An LSTM of 96 over 64 x 50 steps: 64 x 50 x 96 floats, as a history of 8.0 shows; none where it lies time first."""
+    x, state = TensorSpec("float32", (64, 50, 64), (3200, 64, 1)), TensorSpec("float32", (1, 64, 96), (6144, 96, 1))
+    output = TensorSpec("float32", (64, 50, 96), (96, 6144, 1))
+    args = (x, (), 4, x, state, state, output, output._replace(stride=strides), None, None, 2, 96, 0, 1, True, 0.0, True, False, ())
+    found = scratch_of(Op("aten._cudnn_rnn_backward.default", args), Target(device=resolve_device("a100-80gb"), torch_version="2.11.0"))
+    assert [s.size_bytes for s in found].count(1_228_800) == (strides[1] == 96)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from estimator.device import Target
 from estimator.graph import Op, TensorSpec
+from estimator.scratch.reduction import dense_stride
 from estimator.scratch.registry import Scratch, rule
 
 _GATES = {0: 1, 1: 1, 2: 4, 3: 3}
@@ -49,9 +50,21 @@ def _reserve(op: Op, mode: int) -> list[Scratch]:
     return [Scratch(size, confidence="assumed", result=3, low_bytes=low, high_bytes=2 * size)] if size else []
 
 
+def _dense(x: TensorSpec) -> TensorSpec:
+    return x._replace(stride=dense_stride(x))
+
+
+def _time_first(x: TensorSpec, turns: bool) -> TensorSpec:
+    """As cuDNN takes it: (time, batch, features)."""
+    if not turns:
+        return x
+    return x._replace(shape=(x.shape[1], x.shape[0], *x.shape[2:]), stride=(x.stride[1], x.stride[0], *x.stride[2:]))
+
+
 @rule("aten._cudnn_rnn_backward.default")
 def cudnn_rnn_backward(op: Op, target: Target) -> list[Scratch]:
-    """Zeros for gradients of outputs and states that nobody used, copies for batch-first input, the work space twice.
+    """Zeros for gradients of outputs and states that nobody used, copies of input and gradient with time first, the work
+    space twice.
 
     Source: RNN.cpp, `_cudnn_rnn_backward`, `_cudnn_rnn_backward_input`, `_cudnn_rnn_backward_weight`.
     """
@@ -65,8 +78,11 @@ def cudnn_rnn_backward(op: Op, target: Target) -> list[Scratch]:
     copies = batch_first and not packed
     work = _work(self, batch_sizes, mode, hidden, layers, both)
     inputs = 2 + (cx is not None)
+    grad_is_dense = _time_first(grad_output or _dense(output), copies).is_contiguous
     if copies:
-        found.append(Scratch(self.nbytes, when="before", freed_after=1))
+        found.append(Scratch(self.nbytes, when="before", freed_after=1 if grad_is_dense else 2))
+    if not grad_is_dense:
+        found.append(Scratch(output.nbytes, when="before", freed_after=1))
     found.append(work._replace(freed_early=True, results_before=inputs))
     if copies:
         found.append(Scratch(self.nbytes, results_before=inputs))
