@@ -22,16 +22,17 @@ def random_kept(seed: int | None = None) -> Iterator[None]:
     try:
         yield
     finally:
-        for restore, state in states:
+        for restore, state in states.values():
             restore(state)
 
 
-def _states() -> list[tuple[Callable[[Any], Any], Any]]:
-    states: list[tuple[Callable[[Any], Any], Any]] = [(random.setstate, random.getstate())]
+def _states() -> dict[str, tuple[Callable[[Any], Any], Any]]:
+    """By whose they are: how the numbers are set, and where they stand."""
+    states: dict[str, tuple[Callable[[Any], Any], Any]] = {"Python": (random.setstate, random.getstate())}
     if (torch := sys.modules.get("torch")) is not None:
-        states.append((torch.set_rng_state, torch.get_rng_state()))
+        states["PyTorch"] = (torch.set_rng_state, torch.get_rng_state())
     if (numpy := sys.modules.get("numpy")) is not None:
-        states.append((numpy.random.set_state, numpy.random.get_state()))
+        states["NumPy"] = (numpy.random.set_state, numpy.random.get_state())
     return states
 
 
@@ -45,20 +46,16 @@ def _start_from(seed: int) -> None:
 
 def drawn_from() -> Callable[[], list[str]]:
     """Whose random numbers are drawn from here on: the function that is given back names them (Python, NumPy, PyTorch)."""
-    before = _fingerprints()
+    before = _states()
 
     def drawn() -> list[str]:
-        now = _fingerprints()
-        return [name for name, state in before.items() if now[name] != state]
+        now = _states()
+        return [name for name, (_, state) in before.items() if _comparable(now[name][1]) != _comparable(state)]
 
     return drawn
 
 
-def _fingerprints() -> dict[str, object]:
-    found: dict[str, object] = {"Python": random.getstate()}
-    if (numpy := sys.modules.get("numpy")) is not None:
-        kind, keys, *rest = numpy.random.get_state()
-        found["NumPy"] = (kind, keys.tobytes(), *rest)
-    if (torch := sys.modules.get("torch")) is not None:
-        found["PyTorch"] = bytes(torch.default_generator.get_state().tolist())
-    return found
+def _comparable(state: Any) -> Any:
+    if isinstance(state, tuple):
+        return tuple(map(_comparable, state))
+    return state.tolist() if hasattr(state, "tolist") else state

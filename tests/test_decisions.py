@@ -108,3 +108,11 @@ def test_counts_are_as_many_as_are_asked_for() -> None:
     found = answer(counted, "cpu")
     assert found.at(9).peak_requested_bytes == real_peak(lambda: Net(counted), batch, loss, sgd, samples=9, steps=2)
     assert any("bincount(minlength=64)" in w.message for w in found.warnings)
+
+
+def test_a_real_run_tells_how_many_counts_there_are() -> None:
+    """What was counted on real tensors goes before what is taken for granted."""
+    job = estimator.TrainingJob(model=lambda: Net(counted), batch=batch, loss=loss, optimizer="sgd")
+    said = estimator.estimate(job, device="cpu", memory="4GiB", cross_check=False, allow_real_run=True).warnings
+    assert not [w for w in said if "bincount" in w.message]
+    assert "real-run" in [w.code for w in said]

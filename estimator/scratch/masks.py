@@ -30,6 +30,11 @@ def picked_count(mask: TensorSpec, picked: TensorSpec, rest: int) -> int:
     return picked.shape[place] if place >= 0 and picked.shape[place] != 1 else mask.numel
 
 
+def full_shape(x: TensorSpec, mask: TensorSpec) -> tuple[int, ...]:
+    """Shape to which a tensor and its mask are broadcast."""
+    return tuple(max(sizes) for sizes in zip_longest(reversed(x.shape), reversed(mask.shape), fillvalue=1))[::-1]
+
+
 def table(mask: TensorSpec, count: int) -> list[TensorSpec]:
     """The places as indices: one tensor of `count` elements a dimension of the mask."""
     return [TensorSpec("int64", (count,), (1,))] * len(mask.shape)
@@ -69,6 +74,6 @@ def nonzero(op: Op, target: Target) -> list[Scratch]:
 def masked_select(op: Op, target: Target) -> list[Scratch]:
     """Indexing by the mask, both at full size."""
     x, mask = op.args[:2]
-    shape = tuple(max(sizes) for sizes in zip_longest(reversed(x.shape), reversed(mask.shape), fillvalue=1))[::-1]
+    shape = full_shape(x, mask)
     wide = mask if mask.shape == shape else TensorSpec(mask.dtype, shape, (0,) * len(shape))
     return search(wide, op.outputs[0].numel, target)

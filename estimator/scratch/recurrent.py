@@ -71,9 +71,8 @@ def cudnn_rnn_backward(op: Op, target: Target) -> list[Scratch]:
     self, hx, cx, grad_hy, grad_cy = op.args[0], op.args[4], op.args[5], op.args[8], op.args[9]
     mode, hidden, layers, batch_first, both, batch_sizes = (op.args[n] for n in (10, 11, 13, 14, 17, 18))
     output, grad_output = op.args[6], op.args[7]
-    unused = ((output, grad_output), (hx, grad_hy), (cx, grad_cy))
-    states = [s for s, given in unused if s is not None and given is None]
-    found = [Scratch(s.nbytes, when="before") for s in states]
+    results = ((output, grad_output), (hx, grad_hy), (cx, grad_cy))
+    found = [Scratch(s.nbytes, when="before") for s, given in results if s is not None and given is None]
     packed = bool(batch_sizes)
     copies = batch_first and not packed
     work = _work(self, batch_sizes, mode, hidden, layers, both)

@@ -37,6 +37,7 @@ def install(overlay: Overlay) -> None:
     def truncated(
         tensor: Tensor, mean: float, std: float, a: float, b: float, generator: torch.Generator | None = None
     ) -> Tensor:
+        # Below this share torch draws otherwise. Source: `_no_grad_trunc_normal_` in torch/nn/init.py, 2.13.
         inside = _normal((b - mean) / std) - _normal((a - mean) / std)
         if not isinstance(tensor, FakeTensor) or inside <= 0.3:
             return drawn(tensor, mean, std, a, b, generator=generator)

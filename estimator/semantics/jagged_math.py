@@ -35,7 +35,7 @@ def install(overlay: Overlay, *, on_host: bool) -> None:
         ragged_tokens = query.dim() == 4 and query._ragged_idx != 1  # else what is ragged is no sequence
         if ragged_tokens and sdpa._select_sdp_backend(*cast, dropout_p, is_causal, enable_gqa) == SDPBackend.MATH:
             return _by_math(*cast[:3], dropout_p, on_host)
-        return original(query, key, value, attn_mask, dropout_p, is_causal, scale, enable_gqa)
+        return original(*cast, dropout_p, is_causal, scale, enable_gqa)
 
     overlay.patch(ops, "jagged_scaled_dot_product_attention", attend)
 
@@ -47,7 +47,7 @@ def _by_math(query: Any, key: Any, value: Any, dropout_p: float, on_host: bool) 
     view, offsets, strides = tables.wide(k), tables.offsets(k), tables.wide(k)
     scaled_k = nested.Scale.apply(k, 0.5, tables, offsets)
     scores = nested.Matmul.apply(scaled, scaled_k, Operands(q_shapes, turned(k_shapes), False, True, tables))
-    if scores.grad_fn is not None:
+    if scores.grad_fn is not None:  # the graph keeps the sizes of what it has seen, as long as it lives
         scores.grad_fn.kept_view = view
     del scaled, scaled_k, strides, offsets, view
     weights = nested.SafeSoftmax.apply(scores, tables)

@@ -235,11 +235,6 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         return bool(given) and self._on_device(given[0])
 
     def _run(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        if func in SHAPED:
-            with self._fake_mode:
-                found = shaped(func, args, known_value, self._warn)
-            if found is not None:
-                return found
         if func in READERS:
             told = None if self.on_unknown is None else self.on_unknown(func)
             real = self.values.read(func, args, kwargs)
@@ -249,6 +244,8 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
                 real = passing_answer() if real is None else real
             if real is None and func is _READ_NUMBER:
                 real = self.assumed.number(args[0])
+            if real is None and (found := self._of_known_shape(func, args)) is not None:
+                return found
             if real is None:
                 raise DataDependentError(f"the step reads values that only a real run has: {func}", got=str(func))
             return self._fake_like(real, args)
@@ -259,6 +256,8 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
                 return real.clone()
         args = with_places(func, args, known_value, self._fake_beside)
         check_rows(func, args, known_value, self._paths.current)
+        if (found := self._of_known_shape(func, args)) is not None:
+            return found
         out = run_on_lists(func, args, self._fake_mode)
         if out is NOT_DONE and (out := self._fake_mode.again(func, args, kwargs)) is NotImplemented:
             try:
@@ -277,6 +276,13 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
             # Torch's own following of constants forgets the device index that tells device from host; ours does not.
             out.constant = None
         return out
+
+    def _of_known_shape(self, func: Any, args: tuple[Any, ...]) -> Any:
+        """What an op gives whose result's shape hangs on values, where these tell it; else None."""
+        if func not in SHAPED:
+            return None
+        with self._fake_mode:
+            return shaped(func, args, known_value, self._warn)
 
     def _at_hand(self, t: Tensor) -> Tensor | None:
         """The numbers that a fake stands for, unless a real run is to tell what is read."""

@@ -46,37 +46,35 @@ def with_places(
 
 
 def shaped(func: Any, args: tuple[Any, ...], known: Callable[[Any], Tensor | None], warn: Callable[[str, str], None]) -> Any:
-    """Results of an op of `SHAPED`; None where the values that their shapes hang on are not known.
+    """Results of an op of `SHAPED` that are not known themselves; None where what their shapes hang on is not known, either.
 
     `warn(code, text)` is told what is taken for granted.
     """
     if func is _aten.bincount.default:
-        return _bincount(*args, known=known, warn=warn)
+        return _bincount(*args, warn=warn)
     return _masked_select(args[0], args[1], known) if func is _aten.masked_select.default else _ctc_loss(func, args, known)
 
 
 def _bincount(
-    x: Tensor, weights: Tensor | None = None, minlength: int = 0, *, known: Callable[[Any], Tensor | None], warn: Callable[[str, str], None]
+    x: Tensor, weights: Tensor | None = None, minlength: int = 0, *, warn: Callable[[str, str], None]
 ) -> Tensor | None:
     """As many counts as are asked for at least, as for codes or classes that are numbered below that.
 
     Source: aten/src/ATen/native/SummaryOps.cpp, `_bincount_cpu_template`, 2.13: types of the result.
     """
-    if minlength < 1 or known(x) is not None:
+    if minlength < 1:
         return None
     warn("values-assumed", f"torch.bincount(minlength={minlength}): all values are taken to lie below {minlength}")
     dtype = torch.int64 if weights is None else weights.dtype if weights.dtype is torch.float32 else torch.float64
     return torch.empty(minlength, dtype=dtype, device=x.device)
 
 
-
-
 def _masked_select(x: Tensor, mask: Tensor, known: Callable[[Any], Tensor | None]) -> Tensor | None:
-    """As many elements as the mask picks, where that is known but they are not. Our own ops say it as `_picked_count`."""
+    """As many elements as the mask picks, where that is known. Our own ops say it of a mask as `_picked_count`."""
     count = mask.__dict__.get("_picked_count")
     if count is None:
         real = known(mask)
-        if real is None or known(x) is not None:
+        if real is None:
             return None
         with no_dispatch():
             count = int(real.expand(torch.broadcast_shapes(x.shape, mask.shape)).sum())

@@ -7,7 +7,6 @@ Bound: what hangs on values (`unique`) is not told: a few copies of the indices.
 
 from __future__ import annotations
 
-from itertools import zip_longest
 from math import prod
 
 from estimator.device import Target
@@ -17,7 +16,7 @@ from estimator.scratch.cpu.call import Call
 from estimator.scratch.cpu.copies import contiguous
 from estimator.scratch.cpu.reduction import GRAIN_SIZE, reduce
 from estimator.scratch.cpu.threads import thread_count
-from estimator.scratch.masks import MASKS, picked_count, table_bytes
+from estimator.scratch.masks import MASKS, full_shape, picked_count, table_bytes
 from estimator.scratch.registry import Scratch, rule
 
 _REDUCED_FLOATS = ("float16", "bfloat16")
@@ -92,10 +91,9 @@ def _tables(call: Call, op: Op) -> None:
 def _masked_select(op: Op, target: Target) -> list[Scratch]:
     """The mask is added up; several threads then take it as int64, and where each place goes.
 
-    Source: `masked_select_out_impl_cpu`.
+    Source: TensorAdvancedIndexing.cpp, `masked_select_out_impl_cpu`.
     """
-    x, mask = op.args[:2]
-    count = prod(max(sizes) for sizes in zip_longest(reversed(x.shape), reversed(mask.shape), fillvalue=1))
+    count = prod(full_shape(*op.args[:2]))
     call = Call()
     total = call.take(8)
     reduce(call, TensorSpec("bool", (count,), (1,)), 1, "int64", target)
